@@ -1,0 +1,20 @@
+//! Generates the wire types from the `.proto` files beside it.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let full = std::env::var_os("CARGO_FEATURE_FULL").is_some();
+    let mut files = vec!["terway/node/v1/node.proto"];
+    if full {
+        files.extend([
+            "terway/cloud/v1/cloud.proto",
+            "terway/ipam/v1/ipam.proto",
+        ]);
+    }
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    tonic_prost_build::configure()
+        .build_server(full)
+        .build_client(true)
+        .build_transport(false)
+        .file_descriptor_set_path(out.join("descriptor.bin"))
+        .compile_protos(&files, &["."])?;
+    Ok(())
+}

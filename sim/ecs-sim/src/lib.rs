@@ -1,0 +1,3 @@
+//! The ECS and VPC OpenAPI and the metadata service, simulated.
+
+pub mod plane;
