@@ -9,17 +9,18 @@ use types::address::{MacAddr, vswitch_gateway};
 
 /// The link-local address that a link with this MAC gives itself (modified EUI-64).
 pub(crate) fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
+    let [oui @ .., n1, n2, n3] = mac.0;
+    let [first, second, third] = oui;
     let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(
         0xfe80,
         0,
         0,
         0,
-        word(a ^ 2, b),
-        word(c, 0xff),
-        word(0xfe, d),
-        word(e, f),
+        word(first ^ 2, second),
+        word(third, 0xff),
+        word(0xfe, n1),
+        word(n2, n3),
     )
 }
 

@@ -27,6 +27,9 @@ pub const METADATA: SocketAddr =
 pub const OPENAPI: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(100, 100, 100, 201)), 80);
 
+/// Numbers of `ethN` in one guest. No instance type has more ENIs than 32.
+const MAX_LINKS: u32 = 64;
+
 /// How the simulated VPC behaves.
 #[derive(Debug, Clone)]
 pub struct FabricConfig {
@@ -352,9 +355,9 @@ impl Instance {
     /// The primary ENI is `eth0`; another gets the lowest number that is free.
     fn take_link(&mut self, primary: bool) -> u32 {
         let first = u32::from(!primary);
-        let number = (first..)
+        let number = (first..MAX_LINKS)
             .find(|n| !self.links.contains(n))
-            .unwrap_or(u32::MAX);
+            .unwrap_or(MAX_LINKS);
         self.links.insert(number);
         number
     }
