@@ -1,2 +1,53 @@
-//! .
-fn main() {}
+//! The one front door: `cargo xtask up | test | bench | layers`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod layers;
+mod machine;
+mod step;
+mod suite;
+mod up;
+
+/// Runs, tests and measures Terway Mesh on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster on this machine: simulated cloud and VPC, real services, real kernel.
+    Up(up::Args),
+    /// Install what is missing and pass all tests.
+    Test(suite::Args),
+    /// Measure against something real, in the same run.
+    Bench(bench::Args),
+    /// Check that imports point downwards only.
+    Layers,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Up(args) => up::run(&args),
+        Command::Test(args) => suite::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Layers => layers::run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            step::say(&format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
