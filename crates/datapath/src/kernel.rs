@@ -22,7 +22,7 @@ use crate::netlink::executor::{Executor, StepHook};
 use crate::netlink::{observer, request};
 use crate::observed::{Link, MAIN_TABLE, Observed};
 use crate::plan::{self, Drift, Op, Orphans, Place, RuleSpec};
-use crate::watch::{self, Change, Watch};
+use crate::watch::{Change, Watch};
 use crate::{forward, host};
 
 /// Observations that may run beside each other.
@@ -150,7 +150,7 @@ impl Datapath {
 
     async fn link_by_mac(&self, mac: MacAddr) -> Result<Link, DatapathError> {
         // Subscribe before looking, so that nothing falls between the two.
-        let mut watch = Watch::new(self.look(|_| watch::open_socket(true)).await?)?;
+        let mut watch = self.open_watch(true).await?;
         loop {
             let links = self
                 .look(|kernel| kernel.connection(Place::Node)?.links())
@@ -312,7 +312,12 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError::Socket`].
     pub async fn watch(&self) -> Result<Watch, DatapathError> {
-        Watch::new(self.look(|_| watch::open_socket(false)).await?)
+        self.open_watch(false).await
+    }
+
+    async fn open_watch(&self, links_only: bool) -> Result<Watch, DatapathError> {
+        let runtime = tokio::runtime::Handle::current();
+        self.look(move |_| Watch::open(&runtime, links_only)).await
     }
 }
 
@@ -327,7 +332,7 @@ fn ensure_eni(
         ..Observed::default()
     };
     let link = found.link_by_mac(eni.mac).ok_or_else(missing)?;
-    let settings = plan::node_link_settings(&link.name, eni.v6_gateway.is_some());
+    let settings = plan::eni_link_settings(&link.name, eni.v6_gateway.is_some());
     let seen = kernel.observe(Place::Node, settings.into_iter().map(|(key, _)| key))?;
     let link = seen.link_by_mac(eni.mac).ok_or_else(missing)?;
     let ops = plan::eni(eni, link, &seen);

@@ -309,6 +309,18 @@ pub fn node_link_settings(link: &str, v6: bool) -> Vec<(String, &'static str)> {
     settings
 }
 
+/// Settings of an ENI's link.
+pub fn eni_link_settings(link: &str, v6: bool) -> Vec<(String, &'static str)> {
+    let mut settings = node_link_settings(link, v6);
+    if v6 {
+        // While its link-local address is being probed an ENI can not ask for its gateway, and pods
+        // that were granted its addresses at once would be without IPv6 for a second or two. The
+        // cloud sees to it that hardware addresses differ.
+        settings.push((format!("net/ipv6/conf/{link}/accept_dad"), "0"));
+    }
+    settings
+}
+
 fn push_settings(
     ops: &mut Vec<Op>,
     place: Place,
@@ -609,7 +621,7 @@ fn wrong_rules(ops: &mut Vec<Op>, pod: &PodDesired, node: &Observed) {
 pub fn eni(eni: &EniDesired, link: &Link, node: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     let place = Place::Node;
-    let settings = node_link_settings(&link.name, eni.v6_gateway.is_some());
+    let settings = eni_link_settings(&link.name, eni.v6_gateway.is_some());
     push_settings(&mut ops, place, settings, node);
     push_up(&mut ops, place, link, eni.mtu);
     let wanted: Vec<IpNet> = [

@@ -1,6 +1,7 @@
 //! What changes in a namespace, as the kernel tells it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 
@@ -8,9 +9,9 @@ use ipnet::IpNet;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
-use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use types::address::MacAddr;
 
 use crate::error::DatapathError;
@@ -82,9 +83,8 @@ pub enum Change {
 
 /// A stream of changes. The kernel's buffer is its bound; what does not fit is told as
 /// [`Change::Resync`].
-#[derive(Debug)]
 pub struct Watch {
-    socket: AsyncFd<Socket>,
+    socket: TokioSocket,
     queued: VecDeque<Change>,
     read: Vec<u8>,
 }
@@ -93,29 +93,32 @@ fn socket_error(what: &'static str) -> impl Fn(std::io::Error) -> DatapathError 
     move |source| DatapathError::Socket { what, source }
 }
 
-/// Opens the socket, in the namespace of the calling thread.
-pub(crate) fn open_socket(links_only: bool) -> Result<Socket, DatapathError> {
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(socket_error("watch socket"))?;
-    socket
-        .bind(&SocketAddr::new(0, 0))
-        .map_err(socket_error("watch bind"))?;
-    for group in GROUPS {
-        if !links_only || group == LINK_GROUP {
-            socket
-                .add_membership(group)
-                .map_err(socket_error("watch group"))?;
-        }
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("queued", &self.queued.len())
+            .finish_non_exhaustive()
     }
-    socket
-        .set_non_blocking(true)
-        .map_err(socket_error("watch mode"))?;
-    Ok(socket)
 }
 
 impl Watch {
-    pub(crate) fn new(socket: Socket) -> Result<Self, DatapathError> {
+    /// Opens one in the namespace of the calling thread, to be used on the runtime of `handle`.
+    pub(crate) fn open(handle: &Handle, links_only: bool) -> Result<Self, DatapathError> {
+        let _runtime = handle.enter();
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(socket_error("watch socket"))?;
+        let inner = socket.socket_mut();
+        inner
+            .bind(&SocketAddr::new(0, 0))
+            .map_err(socket_error("watch bind"))?;
+        for group in GROUPS {
+            if !links_only || group == LINK_GROUP {
+                inner
+                    .add_membership(group)
+                    .map_err(socket_error("watch group"))?;
+            }
+        }
         Ok(Self {
-            socket: AsyncFd::register(socket).map_err(socket_error("watch"))?,
+            socket,
             queued: VecDeque::new(),
             read: Vec::with_capacity(READ_SIZE),
         })
@@ -130,22 +133,14 @@ impl Watch {
             if let Some(change) = self.queued.pop_front() {
                 return Ok(change);
             }
-            let mut ready = self
-                .socket
-                .readable()
-                .await
-                .map_err(socket_error("watch"))?;
             self.read.clear();
-            let read = &mut self.read;
-            let received = ready.try_io(|socket| socket.get_ref().recv(read, 0));
-            match received {
-                Err(_would_block) => {}
-                Ok(Ok(_)) => self.take(),
-                Ok(Err(e)) if e.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => {
+            match self.socket.recv(&mut self.read).await {
+                Ok(()) => self.take(),
+                Err(e) if e.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => {
                     return Ok(Change::Resync);
                 }
-                Ok(Err(e)) if e.kind() == ErrorKind::Interrupted => {}
-                Ok(Err(e)) => return Err(socket_error("watch")(e)),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(socket_error("watch")(e)),
             }
         }
     }

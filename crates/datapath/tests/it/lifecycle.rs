@@ -1,0 +1,216 @@
+//! Set-up and teardown of pods.
+
+use datapath::desired::{PodDesired, TornDown};
+use serde_json::json as j;
+
+use crate::lab::{self, Lab, json, picture, rules, teardown_of};
+
+fn expected_rules(pod: &PodDesired) -> Vec<String> {
+    let mut rules: Vec<String> = pod
+        .addresses()
+        .flat_map(|ip| {
+            [
+                format!("512 from all to {ip} lookup main"),
+                format!("2048 from {ip} to all lookup {}", pod.table),
+            ]
+        })
+        .collect();
+    rules.sort();
+    rules
+}
+
+#[tokio::test]
+async fn pod_setup_leaves_the_exact_state() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+
+    let state = lab.datapath.setup_pod(&pod).await.unwrap();
+
+    let inside = Lab::inside(&pod);
+    let link = &json(&inside, "link show dev eth0")[0];
+    assert_eq!(link["address"], j!(state.pod_mac.to_string()));
+    assert!(lab::is_up(link));
+    assert_eq!(link["mtu"], j!(1500));
+    let addresses = json(&inside, "addr show dev eth0 scope global");
+    let found: Vec<_> = addresses[0]["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|a| !a["local"].is_null())
+        .map(|a| (a["local"].clone(), a["prefixlen"].clone(), a["tentative"].clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (j!("10.9.0.5"), j!(32), j!(null)),
+            (j!("fd09::5"), j!(128), j!(null))
+        ]
+    );
+    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
+        let route = &json(&inside, &format!("{family} route show default"))[0];
+        assert_eq!((&route["gateway"], &route["dev"]), (&j!(gateway), &j!("eth0")));
+        assert_eq!(route["flags"], j!(["onlink"]));
+        let neighbour = &json(&inside, &format!("{family} neigh show {gateway} dev eth0"))[0];
+        assert_eq!(neighbour["lladdr"], j!(state.host_mac.to_string()));
+        assert_eq!(neighbour["state"], j!(["PERMANENT"]));
+    }
+
+    let node = lab.node();
+    let host = &json(&node, &format!("link show dev {}", pod.host_link))[0];
+    assert_eq!(host["address"], j!(state.host_mac.to_string()));
+    assert_eq!(
+        host["ifalias"],
+        j!(format!("terway:{}/eth0", pod.attachment.sandbox))
+    );
+    let route = &json(&node, "-4 route show 10.9.0.5")[0];
+    assert_eq!((&route["dev"], &route["scope"]), (&j!(pod.host_link), &j!("link")));
+    assert_eq!(json(&node, "-6 route show fd09::5")[0]["dev"], j!(pod.host_link));
+    assert_eq!(rules(&node), expected_rules(&pod));
+    let accept_ra = lab::within(&inside, || {
+        std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").unwrap()
+    });
+    assert_eq!(accept_ra.trim(), "0");
+}
+
+#[tokio::test]
+async fn pod_setup_twice_changes_nothing() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    let first = lab.datapath.setup_pod(&pod).await.unwrap();
+    let before = (picture(&lab.node()), picture(&Lab::inside(&pod)));
+
+    let second = lab.datapath.setup_pod(&pod).await.unwrap();
+
+    assert_eq!(first, second);
+    assert_eq!(before, (picture(&lab.node()), picture(&Lab::inside(&pod))));
+    assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), []);
+    let report = lab.datapath.repair(&[pod], &[Lab::eni(1)]).await.unwrap();
+    assert_eq!(report, datapath::kernel::RepairReport::default());
+}
+
+#[tokio::test]
+async fn pod_with_one_family_gets_nothing_of_the_other() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = PodDesired {
+        v6: None,
+        mtu: 1400,
+        ..lab.pod(5, &eni)
+    };
+
+    lab.datapath.setup_pod(&pod).await.unwrap();
+
+    assert_eq!(rules(&lab.node()), expected_rules(&pod));
+    assert!(json(&Lab::inside(&pod), "-6 route show default").is_empty());
+    assert_eq!(json(&Lab::inside(&pod), "link show dev eth0")[0]["mtu"], j!(1400));
+    assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), []);
+}
+
+// R27: DEL is repeated, comes without a namespace, and for what never was.
+#[tokio::test]
+async fn teardown_leaves_nothing_and_may_be_repeated() {
+    let (mut lab, eni) = Lab::ready().await;
+    let before = picture(&lab.node());
+    let pod = lab.pod(5, &eni);
+    lab.datapath.setup_pod(&pod).await.unwrap();
+
+    let first = lab.datapath.teardown_pod(&teardown_of(&pod)).await.unwrap();
+    let second = lab.datapath.teardown_pod(&teardown_of(&pod)).await.unwrap();
+
+    assert_eq!((first, second), (TornDown::Removed, TornDown::Absent));
+    assert_eq!(picture(&lab.node()), before);
+    assert!(json(&Lab::inside(&pod), "link show type veth").is_empty());
+}
+
+#[tokio::test]
+async fn teardown_after_the_namespace_went_removes_the_rules() {
+    let (mut lab, eni) = Lab::ready().await;
+    let before = picture(&lab.node());
+    let pod = lab.pod(5, &eni);
+    lab.datapath.setup_pod(&pod).await.unwrap();
+    lab::ip(&format!("netns del {}", Lab::inside(&pod)));
+
+    lab.datapath.teardown_pod(&teardown_of(&pod)).await.unwrap();
+
+    assert_eq!(rules(&lab.node()), Vec::<String>::new());
+    assert_eq!(picture(&lab.node()), before);
+}
+
+// R17, R06: the late DEL of an earlier sandbox meets the link and the address of its successor.
+#[tokio::test]
+async fn teardown_of_an_earlier_sandbox_spares_the_successor() {
+    let (mut lab, eni) = Lab::ready().await;
+    let old = lab.sandbox_of("web-0", 5, &eni);
+    lab.datapath.setup_pod(&old).await.unwrap();
+    let new = lab.sandbox_of("web-0", 6, &eni);
+    let new = PodDesired {
+        v4: old.v4,
+        v6: old.v6,
+        ..new
+    };
+    lab.datapath.setup_pod(&new).await.unwrap();
+
+    let outcome = lab.datapath.teardown_pod(&teardown_of(&old)).await.unwrap();
+
+    assert_eq!(outcome, TornDown::Spared);
+    assert_eq!(lab.datapath.check_pod(&new).await.unwrap(), []);
+    assert_eq!(rules(&lab.node()), expected_rules(&new));
+}
+
+// R06: the address of a deleted pod serves another pod, under another link name.
+#[tokio::test]
+async fn teardown_repeated_after_reuse_of_the_address_spares_the_new_rules() {
+    let (mut lab, eni) = Lab::ready().await;
+    let old = lab.pod(5, &eni);
+    lab.datapath.setup_pod(&old).await.unwrap();
+    lab.datapath.teardown_pod(&teardown_of(&old)).await.unwrap();
+    let new = PodDesired {
+        v4: old.v4,
+        v6: old.v6,
+        ..lab.pod(6, &eni)
+    };
+    lab.datapath.setup_pod(&new).await.unwrap();
+
+    lab.datapath.teardown_pod(&teardown_of(&old)).await.unwrap();
+
+    assert_eq!(lab.datapath.check_pod(&new).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn setup_removes_rules_that_an_earlier_user_left() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    lab::ip(&format!("-n {} rule add from 10.9.0.5 lookup 4711 prio 2048", lab.node()));
+
+    lab.datapath.setup_pod(&pod).await.unwrap();
+
+    assert_eq!(rules(&lab.node()), expected_rules(&pod));
+}
+
+#[tokio::test]
+async fn setup_in_a_namespace_with_a_foreign_interface_is_refused_by_name() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    lab::ip(&format!("-n {} link add eth0 type veth peer name other", Lab::inside(&pod)));
+
+    let error = lab.datapath.setup_pod(&pod).await.unwrap_err();
+
+    assert!(error.to_string().contains("interface eth0"), "{error}");
+    assert_eq!(rules(&lab.node()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn setup_without_a_namespace_says_so() {
+    let (mut lab, eni) = Lab::ready().await;
+    let mut pod = lab.pod(5, &eni);
+    pod.netns = "/var/run/netns/there-is-none".into();
+
+    let error = lab.datapath.setup_pod(&pod).await.unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "network namespace /var/run/netns/there-is-none does not exist"
+    );
+    pod.netns = "/proc/version".into();
+    let error = lab.datapath.setup_pod(&pod).await.unwrap_err();
+    assert_eq!(error.to_string(), "/proc/version is not a network namespace");
+}
