@@ -1,0 +1,424 @@
+//! Our own certificate authority: a root, and leaves for identities.
+//!
+//! The sandbox and the tests use it through `terwayctl ca`; in a cluster the control plane issues.
+//! Keys are ECDSA P-256.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, string::Ia5String,
+};
+
+use crate::clock;
+use crate::identity::Identity;
+use crate::secret::Secret;
+
+/// File of the CA's certificate, in its own folder and in each leaf's.
+pub const CA_CERT: &str = "ca.crt";
+/// File of the CA's private key, in its own folder only.
+pub const CA_KEY: &str = "ca.key";
+/// File of a leaf's certificate.
+pub const LEAF_CERT: &str = "tls.crt";
+/// File of a leaf's private key.
+pub const LEAF_KEY: &str = "tls.key";
+
+/// How far back a certificate starts: clocks of one site differ by less.
+const BACKDATE: Duration = Duration::from_mins(5);
+
+/// Why the authority could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// There is an authority in that folder; a new one would orphan all its leaves.
+    #[error("{} holds a certificate authority already", dir.display())]
+    Exists {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("{verb} {}", path.display())]
+    File {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The CA's files do not hold what they should.
+    #[error("{} holds no usable {wanted}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+        /// What the parser said.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// A subject alternative name is neither an address nor a DNS name.
+    #[error("{text:?} is neither an IP address nor a DNS name")]
+    BadName {
+        /// As given.
+        text: String,
+    },
+    /// Making the key or the certificate failed.
+    #[error("make {what}")]
+    Make {
+        /// What was being made.
+        what: &'static str,
+        /// What the library said.
+        #[source]
+        source: rcgen::Error,
+    },
+}
+
+/// A certificate authority that can issue.
+pub struct Authority {
+    certificate: String,
+    key: Secret,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Makes a root that lives for `lifetime`, in memory.
+    ///
+    /// # Errors
+    /// [`CaError::Make`].
+    pub fn new(lifetime: Duration) -> Result<Self, CaError> {
+        let key = new_key()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name("Terway Mesh CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = clock::wall();
+        params.not_before = backdated(now).into();
+        params.not_after = (now + lifetime).into();
+        let certificate = params
+            .self_signed(&key)
+            .map_err(|source| CaError::Make { what: "the CA's certificate", source })?
+            .pem();
+        let secret = Secret::new(key.serialize_pem());
+        Ok(Self { certificate, key: secret, issuer: Issuer::new(params, key) })
+    }
+
+    /// Makes a root and writes it to `dir`, which is created if it is not there.
+    ///
+    /// # Errors
+    /// [`CaError::Exists`] when there is one; nothing is changed then.
+    pub fn init(dir: &Path, lifetime: Duration) -> Result<Self, CaError> {
+        if [CA_CERT, CA_KEY].iter().any(|name| dir.join(name).symlink_metadata().is_ok()) {
+            return Err(CaError::Exists { dir: dir.to_owned() });
+        }
+        let authority = Self::new(lifetime)?;
+        make_dir(dir)?;
+        write_private(&dir.join(CA_KEY), authority.key.expose())?;
+        write_private(&dir.join(CA_CERT), &authority.certificate)?;
+        Ok(authority)
+    }
+
+    /// Reads the root that [`Authority::init`] wrote.
+    ///
+    /// # Errors
+    /// [`CaError::File`] or [`CaError::Malformed`], naming the file.
+    pub fn load(dir: &Path) -> Result<Self, CaError> {
+        let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
+        let certificate = read(&cert_path)?;
+        let text = read(&key_path)?;
+        let key = KeyPair::from_pem(&text)
+            .map_err(|source| CaError::Malformed { path: key_path, wanted: "private key", source })?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| {
+            CaError::Malformed { path: cert_path, wanted: "CA certificate", source }
+        })?;
+        Ok(Self { certificate, key: Secret::new(text), issuer })
+    }
+
+    /// The root's certificate, PEM.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// Issues a certificate with a fresh key.
+    ///
+    /// # Errors
+    /// [`CaError::BadName`] or [`CaError::Make`].
+    pub fn issue(&self, leaf: &Leaf) -> Result<Issued, CaError> {
+        let key = new_key()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&leaf.name);
+        params.subject_alt_names = leaf.names()?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = leaf.purpose.usages();
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = leaf.not_before.into();
+        params.not_after = leaf.not_after.into();
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .map_err(|source| CaError::Make { what: "a certificate", source })?;
+        Ok(Issued {
+            ca: self.certificate.clone(),
+            certificate: certificate.pem(),
+            key: Secret::new(key.serialize_pem()),
+        })
+    }
+}
+
+/// What a certificate may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// By a server and by a client, as all of ours are.
+    Both,
+    /// By a client only.
+    Client,
+    /// By a server only.
+    Server,
+}
+
+impl Purpose {
+    fn usages(self) -> Vec<ExtendedKeyUsagePurpose> {
+        match self {
+            Self::Both => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            Self::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Self::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        }
+    }
+}
+
+/// What a certificate is to say.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    name: String,
+    uris: Vec<String>,
+    hosts: Vec<String>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+    purpose: Purpose,
+}
+
+impl Leaf {
+    /// For `identity`, valid from now (backdated by five minutes) for `lifetime`.
+    pub fn new(identity: &Identity, lifetime: Duration) -> Self {
+        let now = clock::wall();
+        Self {
+            name: identity.kind().name().to_owned(),
+            uris: vec![identity.to_string()],
+            hosts: Vec::new(),
+            not_before: backdated(now),
+            not_after: now + lifetime,
+            purpose: Purpose::Both,
+        }
+    }
+
+    /// Adds a DNS name or an IP address, as etcd's clients want it.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.hosts.push(host.into());
+        self
+    }
+
+    /// Replaces the time for which the certificate is valid.
+    #[must_use]
+    pub const fn valid(mut self, from: SystemTime, until: SystemTime) -> Self {
+        self.not_before = from;
+        self.not_after = until;
+        self
+    }
+
+    /// Replaces the URI names, whatever they are: for what a foreign or careless issuer would
+    /// sign. Our peers refuse anything but exactly one identity of ours.
+    #[must_use]
+    pub fn uris(mut self, uris: impl IntoIterator<Item = String>) -> Self {
+        self.uris = uris.into_iter().collect();
+        self
+    }
+
+    /// Replaces what the certificate may be used for.
+    #[must_use]
+    pub const fn purpose(mut self, purpose: Purpose) -> Self {
+        self.purpose = purpose;
+        self
+    }
+
+    fn names(&self) -> Result<Vec<SanType>, CaError> {
+        let mut names = Vec::with_capacity(self.uris.len() + self.hosts.len());
+        for uri in &self.uris {
+            names.push(SanType::URI(ia5(uri)?));
+        }
+        for host in &self.hosts {
+            names.push(match host.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) if is_dns_name(host) => SanType::DnsName(ia5(host)?),
+                Err(_) => return Err(CaError::BadName { text: host.clone() }),
+            });
+        }
+        Ok(names)
+    }
+}
+
+fn ia5(text: &str) -> Result<Ia5String, CaError> {
+    text.try_into().map_err(|_| CaError::BadName { text: text.to_owned() })
+}
+
+fn is_dns_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// A certificate with its key, not written yet.
+#[derive(Debug, Clone)]
+#[must_use = "the key exists nowhere else"]
+pub struct Issued {
+    /// The CA's certificate, PEM.
+    pub ca: String,
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// The private key, PEM.
+    pub key: Secret,
+}
+
+impl Issued {
+    /// Writes `ca.crt`, `tls.key` and `tls.crt` to `dir`, each whole or not at all and readable by
+    /// the owner only. The certificate comes last: a reader in between sees a key that does not
+    /// match, keeps what it has and looks again.
+    ///
+    /// # Errors
+    /// [`CaError::File`], naming the file.
+    pub fn write(&self, dir: &Path) -> Result<(), CaError> {
+        make_dir(dir)?;
+        write_private(&dir.join(CA_CERT), &self.ca)?;
+        write_private(&dir.join(LEAF_KEY), self.key.expose())?;
+        write_private(&dir.join(LEAF_CERT), &self.certificate)
+    }
+}
+
+fn new_key() -> Result<KeyPair, CaError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .map_err(|source| CaError::Make { what: "a key", source })
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn backdated(now: SystemTime) -> SystemTime {
+    now.checked_sub(BACKDATE).unwrap_or(now)
+}
+
+fn make_dir(dir: &Path) -> Result<(), CaError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| CaError::File { verb: "create", path: dir.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<String, CaError> {
+    fs::read_to_string(path)
+        .map_err(|source| CaError::File { verb: "read", path: path.to_owned(), source })
+}
+
+/// Writes a file of mode 0600 under another name first, so that nobody reads half of it.
+fn write_private(path: &Path, text: &str) -> Result<(), CaError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let fresh = PathBuf::from(name);
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&fresh, path));
+    written.map_err(|source| CaError::File { verb: "write", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::{Authority, CaError, Leaf};
+    use crate::identity::Identity;
+    use crate::tls::{TlsConfig, TlsMaterial};
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    #[test]
+    fn issued_certificate_names_its_identity() {
+        let authority = Authority::new(DAY).unwrap();
+        let identity = Identity::node("c1", "i-1");
+
+        let issued = authority.issue(&Leaf::new(&identity, DAY).host("10.0.0.1")).unwrap();
+
+        let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
+        assert_eq!(Identity::of_certificate(&der), Ok(identity));
+    }
+
+    #[test]
+    fn authority_that_is_read_back_issues_what_its_bundle_accepts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, out) = (dir.path().join("ca"), dir.path().join("gw"));
+        Authority::init(&ca, DAY).unwrap();
+
+        let leaf = Leaf::new(&Identity::gateway("g1"), DAY);
+        Authority::load(&ca).unwrap().issue(&leaf).unwrap().write(&out).unwrap();
+
+        let material = TlsMaterial::load(&TlsConfig::in_dir(&out)).unwrap();
+        assert_eq!(material.identity(), Identity::gateway("g1"));
+        for name in ["ca.crt", "tls.crt", "tls.key"] {
+            let mode = std::fs::metadata(out.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3, "left-over files");
+    }
+
+    #[test]
+    fn second_authority_in_one_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        Authority::init(dir.path(), DAY).unwrap();
+        let before = std::fs::read(dir.path().join("ca.crt")).unwrap();
+
+        let again = Authority::init(dir.path(), DAY);
+
+        assert!(matches!(again, Err(CaError::Exists { .. })));
+        assert_eq!(std::fs::read(dir.path().join("ca.crt")).unwrap(), before);
+    }
+
+    #[test]
+    fn host_that_is_no_name_is_refused() {
+        let authority = Authority::new(DAY).unwrap();
+
+        for host in ["", "a b", "-a", "a..b", "10.0.0.0/8", "ü"] {
+            let issued = authority.issue(&Leaf::new(&Identity::etcd("e1"), DAY).host(host));
+            assert!(matches!(issued, Err(CaError::BadName { .. })), "{host:?}");
+        }
+    }
+}

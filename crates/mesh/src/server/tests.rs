@@ -1,0 +1,1 @@
+//! Servers against clients, over real sockets.
