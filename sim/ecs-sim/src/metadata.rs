@@ -1,0 +1,156 @@
+//! The metadata service. It knows its callers by their source address.
+//!
+//! Source: ECS instance metadata, both modes. Status codes are not documented; these are what the vendor's clients
+//! expect: 400 for a bad lifetime, 401 for a bad token, 403 when the caller may not ask, 404 for an absent item.
+
+mod items;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use http::{HeaderMap, Method, StatusCode};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use types::cloud::InstanceId;
+use types::time::Tick;
+
+use crate::account::Account;
+use crate::config::MetadataTokens;
+use crate::sim::Sim;
+
+/// Where tokens are asked for.
+const TOKEN_PATH: &str = "/latest/api/token";
+/// Names the lifetime a caller wants, in seconds.
+const TTL_HEADER: &str = "x-aliyun-ecs-metadata-token-ttl-seconds";
+/// Carries the token.
+const TOKEN_HEADER: &str = "x-aliyun-ecs-metadata-token";
+/// Longest lifetime of a token, in seconds.
+const MAX_TTL: u64 = 21_600;
+/// Tokens remembered; the oldest go first.
+///
+/// Reason: bounds memory against a caller that never keeps its token.
+const MAX_TOKENS: usize = 100_000;
+
+/// Tokens that were given out.
+#[derive(Debug)]
+pub struct Metadata {
+    mode: MetadataTokens,
+    tokens: BTreeMap<String, Token>,
+    rng: StdRng,
+}
+
+#[derive(Debug)]
+struct Token {
+    instance: InstanceId,
+    until: Tick,
+}
+
+impl Metadata {
+    /// No tokens yet.
+    pub fn new(mode: MetadataTokens, seed: u64) -> Self {
+        Self {
+            mode,
+            tokens: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(seed.wrapping_add(2)),
+        }
+    }
+
+    fn issue(&mut self, instance: &InstanceId, ttl: Duration, now: Tick) -> String {
+        self.tokens.retain(|_, token| now < token.until);
+        while self.tokens.len() >= MAX_TOKENS {
+            self.tokens.pop_first();
+        }
+        let text = format!("{:032x}", self.rng.random::<u128>());
+        let token = Token {
+            instance: instance.clone(),
+            until: now.after(ttl),
+        };
+        self.tokens.insert(text.clone(), token);
+        text
+    }
+
+    fn accepts(&self, given: Option<&str>, instance: &InstanceId, now: Tick) -> bool {
+        match (given, self.mode) {
+            (_, MetadataTokens::Disabled) | (None, MetadataTokens::Required) => false,
+            (None, MetadataTokens::Optional) => true,
+            (Some(text), MetadataTokens::Optional | MetadataTokens::Required) => self
+                .tokens
+                .get(text)
+                .is_some_and(|token| token.instance == *instance && now < token.until),
+        }
+    }
+}
+
+/// The server.
+pub fn router(sim: Sim) -> Router {
+    Router::new().fallback(serve).with_state(sim)
+}
+
+async fn serve(
+    State(sim): State<Sim>,
+    ConnectInfo(source): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> (StatusCode, String) {
+    let answer = sim.with_metadata(|metadata, account, now, lag| {
+        let ip = source.ip().to_canonical();
+        answer(metadata, account, &request, ip, (now, lag))
+    });
+    match answer {
+        Ok(text) => (StatusCode::OK, text),
+        Err(status) => (status, String::new()),
+    }
+}
+
+fn answer(
+    metadata: &mut Metadata,
+    account: &Account,
+    request: &Request,
+    source: IpAddr,
+    (now, lag): (Tick, Duration),
+) -> Result<String, StatusCode> {
+    let Some(instance) = account.instance_at(source).cloned() else {
+        return Err(StatusCode::FORBIDDEN);
+    };
+    if metadata.mode == MetadataTokens::Disabled {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let path = request.uri().path();
+    if path == TOKEN_PATH {
+        if request.method() != Method::PUT {
+            return Err(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let ttl = check_token_request(request.headers())?;
+        return Ok(metadata.issue(&instance, ttl, now));
+    }
+    if request.method() != Method::GET {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let given = header(request.headers(), TOKEN_HEADER);
+    if !metadata.accepts(given, &instance, now) {
+        return Err(StatusCode::UNAUTHORIZED);
+    }
+    let item = path.strip_prefix("/latest/meta-data/");
+    let view = items::View::new(account, &instance, now, lag).ok_or(StatusCode::NOT_FOUND)?;
+    item.and_then(|item| view.item(item))
+        .ok_or(StatusCode::NOT_FOUND)
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The lifetime asked for.
+fn check_token_request(headers: &HeaderMap) -> Result<Duration, StatusCode> {
+    // A proxy must not get tokens for those behind it.
+    if headers.contains_key("x-forwarded-for") {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    let ttl = header(headers, TTL_HEADER)
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .filter(|ttl| (1..=MAX_TTL).contains(ttl))
+        .ok_or(StatusCode::BAD_REQUEST)?;
+    Ok(Duration::from_secs(ttl))
+}
