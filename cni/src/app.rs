@@ -9,7 +9,7 @@ use proto::node::v1::{
 };
 use proto::types::v1::Reason;
 use serde_json::Value;
-use types::journal::DelEntry;
+use types::journal::Entry;
 use types::pod::{AttachmentKey, PodKey};
 
 use crate::agent::{self, AgentError};
@@ -263,7 +263,7 @@ async fn del(conf: &NetConf, sandbox: &Sandbox, parent: &str) -> Result<String, 
 /// A pod must be able to go while the agent can not help; the agent catches up.
 fn write_down(conf: &NetConf, sandbox: &Sandbox, error: &AgentError) -> Result<(), Failure> {
     let named = !sandbox.pod.name.is_empty();
-    let entry = DelEntry {
+    let entry = Entry {
         attachment: sandbox.attachment.clone(),
         pod: named.then(|| PodKey::new(&sandbox.pod.namespace, &sandbox.pod.name)),
         netns: sandbox.netns.clone(),

@@ -7,13 +7,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use types::journal::{DelEntry, UNFINISHED};
+use types::journal::{Entry, UNFINISHED};
 
 /// Writes an entry so that it survives a power cut.
 ///
 /// # Errors
 /// What the system says; nothing was promised then.
-pub(crate) fn append(folder: &Path, entry: &DelEntry) -> io::Result<()> {
+pub(crate) fn append(folder: &Path, entry: &Entry) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let name = entry.file_name();
     // Two runs for the same attachment must not write the same file.

@@ -1,6 +1,6 @@
 //! Deletions that the CNI plug-in could not deliver, for the node-agent to make up for.
 //!
-//! A folder holds one file per attachment, named by [`DelEntry::file_name`], with one JSON object
+//! A folder holds one file per attachment, named by [`Entry::file_name`], with one JSON object
 //! in it. The plug-in writes a file beside it (ending in [`UNFINISHED`]), syncs it, renames it, and
 //! syncs the folder: a file with the final name is whole. The agent carries the deletion out, which
 //! may be repeated, and then removes the file. Writing an entry that is there already replaces it
@@ -14,7 +14,7 @@ use crate::pod::{AttachmentKey, PodKey};
 pub const DEFAULT_FOLDER: &str = "/var/lib/terway/del-journal";
 
 /// End of the names of entries.
-pub const FINISHED: &str = ".json";
+pub const SUFFIX: &str = ".json";
 
 /// End of the names of files that are being written, or were when the plug-in died. They mean nothing:
 /// the runtime was not answered and repeats its call.
@@ -22,7 +22,7 @@ pub const UNFINISHED: &str = ".tmp";
 
 /// A deletion that was promised to the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DelEntry {
+pub struct Entry {
     /// Which attachment is gone.
     pub attachment: AttachmentKey,
     /// The pod, if the runtime named it. For people: it decides nothing.
@@ -35,12 +35,12 @@ pub struct DelEntry {
     pub at_ms: u64,
 }
 
-impl DelEntry {
+impl Entry {
     /// Name of the entry's file in the folder.
     pub fn file_name(&self) -> String {
         // Neither part holds a '/', and a sandbox id holds no '@'.
         let AttachmentKey { sandbox, ifname } = &self.attachment;
-        format!("{sandbox}@{ifname}{FINISHED}")
+        format!("{sandbox}@{ifname}{SUFFIX}")
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn entries_of_different_attachments_have_different_files() {
-        let entry = |sandbox, ifname| DelEntry {
+        let entry = |sandbox, ifname| Entry {
             attachment: AttachmentKey::new(sandbox, ifname).unwrap(),
             pod: None,
             netns: String::new(),

@@ -6,7 +6,6 @@
 pub mod address;
 pub mod cloud;
 pub mod journal;
-pub mod journal;
 pub mod node;
 pub mod op;
 pub mod pod;
