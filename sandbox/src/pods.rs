@@ -1,0 +1,79 @@
+//! Pods: a manifest, a network namespace, a sandbox id, and a server inside.
+
+use std::net::IpAddr;
+
+use fabric::namespace::Namespace;
+use serde_json::json;
+use types::pod::PodKey;
+
+use crate::echo::EchoServer;
+use crate::plugin::CniOutput;
+use crate::reachability::Place;
+
+/// A pod as the sandbox made it.
+#[derive(Debug)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Number of its node, from 1.
+    pub node: usize,
+    /// Sandbox id.
+    pub sandbox: String,
+    /// Its network namespace.
+    pub netns: Namespace,
+    /// The answer of its ADD, once it succeeded.
+    pub add: Option<CniOutput>,
+    /// Its addresses by that answer, IPv4 first; empty before.
+    pub addresses: Vec<IpAddr>,
+    /// What answers connections inside.
+    pub(crate) echo: Option<EchoServer>,
+}
+
+impl Pod {
+    /// What its server answers.
+    pub fn answer(&self) -> String {
+        self.key.to_string()
+    }
+
+    /// Stops its server, as a crashed container's would.
+    pub fn stop_server(&mut self) {
+        self.echo = None;
+    }
+
+    /// As one end of connections.
+    pub fn place(&self) -> Place {
+        Place {
+            name: self.answer(),
+            namespace: self.netns.clone(),
+            addresses: self.addresses.clone(),
+        }
+    }
+
+    /// Its address of a family.
+    pub fn address(&self, v4: bool) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|ip| ip.is_ipv4() == v4)
+    }
+}
+
+/// The manifest of a pod.
+pub fn manifest(key: &PodKey, uid: &str, node_name: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": key.namespace, "name": key.name, "uid": uid},
+        "spec": {
+            "nodeName": node_name,
+            "containers": [{"name": "app", "image": "none"}],
+        },
+    })
+}
+
+/// The file of a pod's manifest.
+pub fn manifest_file(key: &PodKey) -> String {
+    format!("{}.{}.json", key.namespace, key.name)
+}

@@ -1,0 +1,166 @@
+//! A trace as a tree: from the runtime's call down to the cloud's request id.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::spans::Span;
+
+/// The attribute that the gateway puts on a call's span.
+pub const REQUEST_ID: &str = "cloud.request_id";
+/// The name of an ADD's first span.
+pub const ADD: &str = "cni.ADD";
+
+/// One trace.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    spans: Vec<Span>,
+}
+
+impl Trace {
+    /// Traces that go from an ADD to a cloud call that has a request id; the one with most spans first.
+    pub fn cold_adds(spans: &[Span]) -> Vec<Self> {
+        let mut by_trace: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+        for span in spans {
+            by_trace.entry(&span.trace_id).or_default().push(span.clone());
+        }
+        let mut found: Vec<_> = by_trace
+            .into_values()
+            .map(|spans| Self { spans })
+            .filter(|trace| trace.longest_chain() > 0)
+            .collect();
+        found.sort_by_key(|trace| std::cmp::Reverse(trace.longest_chain()));
+        found
+    }
+
+    /// How many spans it has.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Spans on the way from the ADD to a cloud call with a request id, both counted; 0 if there is no such way.
+    pub fn longest_chain(&self) -> usize {
+        let calls = self.spans.iter().filter(|s| s.attribute(REQUEST_ID).is_some());
+        calls.filter_map(|call| self.depth_below_add(call)).max().unwrap_or(0)
+    }
+
+    fn depth_below_add(&self, span: &Span) -> Option<usize> {
+        let mut at = span;
+        // A chain can not be longer than the trace; anything else is a circle.
+        for depth in 1..=self.spans.len() {
+            if at.name == ADD {
+                return Some(depth);
+            }
+            at = self.spans.iter().find(|s| s.span_id == at.parent_span_id)?;
+        }
+        None
+    }
+
+    /// The tree as text, one line per span.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        let start = self.spans.iter().map(|s| s.start_unix_nano).min().unwrap_or(0);
+        let known = |id: &str| self.spans.iter().any(|s| s.span_id == id);
+        let mut roots: Vec<_> = self
+            .spans
+            .iter()
+            .filter(|span| !known(&span.parent_span_id))
+            .collect();
+        roots.sort_by_key(|span| span.start_unix_nano);
+        for root in roots {
+            self.render_below(root, 0, start, &mut text);
+        }
+        text
+    }
+
+    fn render_below(&self, span: &Span, depth: usize, start: u64, text: &mut String) {
+        // A chain can not be longer than the trace; anything else is a circle.
+        if depth > self.spans.len() {
+            return;
+        }
+        let at = span.start_unix_nano.saturating_sub(start) / 1_000_000;
+        let name = format!("{:indent$}{}", "", span.name, indent = depth * 2);
+        let request = span.attribute(REQUEST_ID);
+        let request = request.map(|id| format!("  request id {id}")).unwrap_or_default();
+        let failed = if span.status == "error" { "  failed" } else { "" };
+        // Writing to a string can not fail.
+        let _infallible = writeln!(
+            text,
+            "  {name:<44} {service:<14} +{at:>5} ms {took:>6} ms{request}{failed}",
+            service = span.service,
+            took = span.millis(),
+        );
+        let mut children: Vec<_> = self
+            .spans
+            .iter()
+            .filter(|child| child.parent_span_id == span.span_id)
+            .collect();
+        children.sort_by_key(|child| child.start_unix_nano);
+        for child in children {
+            self.render_below(child, depth + 1, start, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(name: &str, id: &str, parent: &str, request: Option<&str>) -> Span {
+        let attributes = request.map(|r| (REQUEST_ID.to_owned(), r.into()));
+        Span {
+            name: name.to_owned(),
+            trace_id: "t".to_owned(),
+            span_id: id.to_owned(),
+            parent_span_id: parent.to_owned(),
+            service: "s".to_owned(),
+            start_unix_nano: 0,
+            end_unix_nano: 5_000_000,
+            status: "ok".to_owned(),
+            attributes: attributes.into_iter().collect(),
+            links: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn chain_from_add_to_the_cloud_is_counted() {
+        let spans = [
+            span("cni.ADD", "1", "", None),
+            span("agent.add", "2", "1", None),
+            span("agent.persist", "4", "2", None),
+            span("cloud.CreateNetworkInterface", "3", "2", Some("R-1")),
+        ];
+
+        let traces = Trace::cold_adds(&spans);
+
+        assert_eq!(traces.len(), 1);
+        assert_eq!(traces[0].longest_chain(), 3);
+        let text = traces[0].render();
+        assert!(text.contains("      cloud.CreateNetworkInterface") || text.contains("R-1"));
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn add_without_a_cloud_call_is_not_cold() {
+        let spans = [
+            span("cni.ADD", "1", "", None),
+            span("agent.add", "2", "1", None),
+        ];
+
+        assert!(Trace::cold_adds(&spans).is_empty());
+    }
+
+    #[test]
+    fn circle_of_parents_ends() {
+        let spans = [
+            span("a", "1", "2", None),
+            span("cloud.X", "2", "1", Some("R-1")),
+        ];
+
+        assert!(Trace::cold_adds(&spans).is_empty());
+    }
+}
