@@ -1,0 +1,562 @@
+//! Assign and unassign: explicit addresses, both families at the same time.
+
+use std::net::IpAddr;
+
+use ecs_api::action::{Action, MAX_ASSIGN_IPV6};
+use ecs_api::fault::{Fault, FaultClass};
+use ecs_api::model::Pick;
+use ecs_api::model::address::{
+    AssignIpv6Addresses, AssignPrivateIpAddresses, UnassignIpv6Addresses,
+    UnassignPrivateIpAddresses,
+};
+use ecs_api::model::eni::{Eni, EniStatus};
+use mesh::crash_point;
+use tracing::Instrument;
+use types::cloud::EniId;
+
+use super::{
+    Addresses, Blind, LOOKS_BEFORE_CONFLICT, Looks, Outcome, Verbs, of_blind, or_named,
+    readback_span,
+};
+use crate::call::{CallError, Terms};
+use crate::failure::{Failure, Subject};
+use crate::op::OpKey;
+
+/// IPv4 addresses in one call. Reason: the documents say 50 for one list and 32 in their newest text.
+const MAX_IPV4: usize = 32;
+
+/// Addresses of one family, as many as one call takes.
+#[derive(Debug, Clone)]
+enum Load {
+    V4(Vec<std::net::Ipv4Addr>),
+    V6(Vec<std::net::Ipv6Addr>),
+}
+
+/// How one family ended.
+#[derive(Debug, Default)]
+struct Part {
+    request_ids: Vec<String>,
+    /// Some of it is known from reads alone.
+    inferred: bool,
+    /// The ENI does not exist.
+    gone: bool,
+}
+
+impl Load {
+    fn split(addresses: &Addresses) -> (Vec<Self>, Vec<Self>) {
+        let v4 = addresses.ipv4.chunks(MAX_IPV4);
+        let v6 = addresses.ipv6.chunks(MAX_ASSIGN_IPV6);
+        (
+            v4.map(|part| Self::V4(part.to_vec())).collect(),
+            v6.map(|part| Self::V6(part.to_vec())).collect(),
+        )
+    }
+
+    fn addresses(&self) -> Addresses {
+        match self {
+            Self::V4(ipv4) => Addresses {
+                ipv4: ipv4.clone(),
+                ipv6: Vec::new(),
+            },
+            Self::V6(ipv6) => Addresses {
+                ipv4: Vec::new(),
+                ipv6: ipv6.clone(),
+            },
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::V4(ipv4) => ipv4.len(),
+            Self::V6(ipv6) => ipv6.len(),
+        }
+    }
+
+    /// Those that the ENI has, or those that it has not.
+    fn narrowed(&self, eni: &Eni, present: bool) -> Self {
+        match self {
+            Self::V4(ipv4) => Self::V4(
+                ipv4.iter()
+                    .copied()
+                    .filter(|ip| eni.ipv4.contains(ip) == present)
+                    .collect(),
+            ),
+            Self::V6(ipv6) => Self::V6(
+                ipv6.iter()
+                    .copied()
+                    .filter(|ip| eni.ipv6.contains(ip) == present)
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The step that its token is drawn for. It names the addresses: when a part of them turns out to be there
+    /// already, the rest is another call and needs another token.
+    fn step(&self) -> String {
+        let mut all: Vec<_> = self.addresses().all().collect();
+        all.sort_unstable();
+        let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+        format!("assign {}", all.join(","))
+    }
+
+    fn assign_action(&self) -> Action {
+        match self {
+            Self::V4(_) => Action::AssignPrivateIpAddresses,
+            Self::V6(_) => Action::AssignIpv6Addresses,
+        }
+    }
+
+    fn unassign_action(&self) -> Action {
+        match self {
+            Self::V4(_) => Action::UnassignPrivateIpAddresses,
+            Self::V6(_) => Action::UnassignIpv6Addresses,
+        }
+    }
+}
+
+/// Both families, told as one. A family whose outcome is open decides: the whole must be repeated.
+fn joined(v4: Result<Part, Failure>, v6: Result<Part, Failure>) -> Result<Part, Failure> {
+    match (v4, v6) {
+        (Ok(mut v4), Ok(v6)) => {
+            v4.request_ids.extend(v6.request_ids);
+            v4.inferred |= v6.inferred;
+            v4.gone |= v6.gone;
+            Ok(v4)
+        }
+        (Err(_), Err(open @ Failure::OutcomeUnknown { .. })) => Err(open),
+        (Err(failure), _) | (Ok(_), Err(failure)) => Err(failure),
+    }
+}
+
+impl Verbs {
+    pub(super) async fn assign(
+        &self,
+        op: &OpKey,
+        eni: &EniId,
+        addresses: &Addresses,
+        terms: &Terms,
+        subject: &Subject,
+    ) -> Result<Outcome, Failure> {
+        let (v4, v6) = Load::split(addresses);
+        crash_point!("gw.assign.before_send");
+        let (v4, v6) = tokio::join!(
+            self.assign_loads(op, eni, v4, terms, subject),
+            self.assign_loads(op, eni, v6, terms, subject),
+        );
+        crash_point!("gw.assign.after_send");
+        let part = joined(v4, v6)?;
+        let seen = self
+            .look_until(eni, terms, 1, |seen| {
+                seen.is_some_and(|eni| addresses.present_on(eni).len() == addresses.all().count())
+            })
+            .instrument(readback_span("assign", eni))
+            .await
+            .map_err(|blind| of_blind(blind, &format!("addresses were assigned to {eni}")))?;
+        crash_point!("gw.assign.before_reply");
+        Ok(Outcome {
+            eni: seen.map(Box::new),
+            request_ids: part.request_ids,
+        })
+    }
+
+    pub(super) async fn unassign(
+        &self,
+        eni: &EniId,
+        addresses: &Addresses,
+        terms: &Terms,
+        subject: &Subject,
+    ) -> Result<Outcome, Failure> {
+        let (v4, v6) = Load::split(addresses);
+        crash_point!("gw.unassign.before_send");
+        let (v4, v6) = tokio::join!(
+            self.unassign_loads(eni, v4, terms, subject),
+            self.unassign_loads(eni, v6, terms, subject),
+        );
+        crash_point!("gw.unassign.after_send");
+        let part = joined(v4, v6)?;
+        if part.gone {
+            crash_point!("gw.unassign.before_reply");
+            return Ok(Outcome {
+                eni: None,
+                request_ids: part.request_ids,
+            });
+        }
+        let needed = if part.inferred { 2 } else { 1 };
+        let seen = self
+            .look_until(eni, terms, needed, |seen| {
+                seen.is_none_or(|eni| addresses.present_on(eni).is_empty())
+            })
+            .instrument(readback_span("unassign", eni))
+            .await
+            .map_err(|blind| of_blind(blind, &format!("addresses were taken from {eni}")))?;
+        crash_point!("gw.unassign.before_reply");
+        Ok(Outcome {
+            eni: seen.map(Box::new),
+            request_ids: part.request_ids,
+        })
+    }
+
+    /// Looks until `reached` says so of `needed` looks in a row.
+    async fn look_until(
+        &self,
+        eni: &EniId,
+        terms: &Terms,
+        needed: u32,
+        reached: impl Fn(Option<&Eni>) -> bool,
+    ) -> Result<Option<Eni>, Blind> {
+        let mut looks = self.looks(eni, terms, true);
+        let mut agreeing = 0;
+        loop {
+            let seen = looks.next().await?;
+            agreeing = if reached(seen.as_ref()) {
+                agreeing + 1
+            } else {
+                0
+            };
+            if agreeing >= needed {
+                return Ok(seen);
+            }
+        }
+    }
+
+    async fn assign_loads(
+        &self,
+        op: &OpKey,
+        eni: &EniId,
+        loads: Vec<Load>,
+        terms: &Terms,
+        subject: &Subject,
+    ) -> Result<Part, Failure> {
+        let mut part = Part::default();
+        for load in loads {
+            self.assign_load(op, eni, load, terms, subject, &mut part)
+                .await?;
+        }
+        Ok(part)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what, where, how, and the one place that collects the ids"
+    )]
+    async fn assign_load(
+        &self,
+        op: &OpKey,
+        eni: &EniId,
+        mut load: Load,
+        terms: &Terms,
+        subject: &Subject,
+        part: &mut Part,
+    ) -> Result<(), Failure> {
+        let mut looks = self.looks(eni, terms, true);
+        loop {
+            let action = load.assign_action();
+            let error = match self.send_assign(op, eni, &load, terms).await {
+                Ok(id) => {
+                    part.request_ids.push(id);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let failure = || Failure::of_call(action, &error, subject);
+            let rest = match &error {
+                CallError::Refused(fault) if fault.class == FaultClass::WaitState => {
+                    self.wait_assignable(&mut looks, fault, subject).await?;
+                    continue;
+                }
+                CallError::Refused(fault) if fault.class == FaultClass::AddressInUse => {
+                    self.missing_or_conflict(&mut looks, &load, fault).await?
+                }
+                CallError::Refused(fault) if may_be_there(fault) => {
+                    missing(&mut looks, &load).await.ok_or_else(failure)?
+                }
+                CallError::Unknown { .. } => {
+                    let rest = missing(&mut looks, &load).await.ok_or_else(failure)?;
+                    if rest.len() > 0 {
+                        return Err(failure());
+                    }
+                    rest
+                }
+                CallError::Refused(_)
+                | CallError::Throttled { .. }
+                | CallError::Full { .. }
+                | CallError::NotSent { .. }
+                | CallError::Fenced { .. } => return Err(failure()),
+            };
+            part.inferred = true;
+            if rest.len() == 0 {
+                return Ok(());
+            }
+            if rest.len() == load.len() {
+                return Err(failure());
+            }
+            load = rest;
+        }
+    }
+
+    async fn send_assign(
+        &self,
+        op: &OpKey,
+        eni: &EniId,
+        load: &Load,
+        terms: &Terms,
+    ) -> Result<String, CallError> {
+        let client_token = Some(op.client_token(&load.step()));
+        let eni = eni.clone();
+        Ok(match load {
+            Load::V4(ipv4) => {
+                let request = AssignPrivateIpAddresses {
+                    eni,
+                    ipv4: Pick::Listed(ipv4.clone()),
+                    client_token,
+                };
+                self.caller.call(&request, terms).await?.request_id
+            }
+            Load::V6(ipv6) => {
+                let request = AssignIpv6Addresses {
+                    eni,
+                    ipv6: Pick::Listed(ipv6.clone()),
+                    client_token,
+                };
+                self.caller.call(&request, terms).await?.request_id
+            }
+        })
+    }
+
+    /// Waits for a state in which addresses can be changed.
+    async fn wait_assignable(
+        &self,
+        looks: &mut Looks<'_>,
+        fault: &Fault,
+        subject: &Subject,
+    ) -> Result<(), Failure> {
+        loop {
+            let seen = looks.next().await.map_err(|_| Failure::StateConflict {
+                id: subject.eni.clone(),
+                what: fault.to_string(),
+            })?;
+            // Of an ENI that is not there the next call tells for certain.
+            if seen.is_none_or(|eni| matches!(eni.status, EniStatus::Available | EniStatus::InUse))
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The cloud says that an address is in use. By this very ENI, if an earlier try of the operation was not
+    /// answered and the token is forgotten: then only the rest is missing.
+    async fn missing_or_conflict(
+        &self,
+        looks: &mut Looks<'_>,
+        load: &Load,
+        fault: &Fault,
+    ) -> Result<Load, Failure> {
+        let wanted = load.addresses();
+        let conflict = |addresses: Vec<IpAddr>| Failure::AddressInUse {
+            addresses: or_named(addresses, &wanted, &fault.message),
+            what: fault.to_string(),
+        };
+        for _ in 0..LOOKS_BEFORE_CONFLICT {
+            let Ok(Some(eni)) = looks.next().await else {
+                break;
+            };
+            let rest = load.narrowed(&eni, false);
+            if rest.len() < load.len() {
+                return Ok(rest);
+            }
+            let taken = self
+                .taken_by_others(&wanted, &eni.vswitch, Some(&eni.id), looks.terms)
+                .await;
+            if !taken.is_empty() {
+                return Err(conflict(taken));
+            }
+        }
+        Err(conflict(Vec::new()))
+    }
+
+    async fn unassign_loads(
+        &self,
+        eni: &EniId,
+        loads: Vec<Load>,
+        terms: &Terms,
+        subject: &Subject,
+    ) -> Result<Part, Failure> {
+        let mut part = Part::default();
+        for load in loads {
+            self.unassign_load(eni, load, terms, subject, &mut part)
+                .await?;
+            if part.gone {
+                break;
+            }
+        }
+        Ok(part)
+    }
+
+    async fn unassign_load(
+        &self,
+        eni: &EniId,
+        mut load: Load,
+        terms: &Terms,
+        subject: &Subject,
+        part: &mut Part,
+    ) -> Result<(), Failure> {
+        let mut looks = self.looks(eni, terms, true);
+        let mut under_way = false;
+        loop {
+            let action = load.unassign_action();
+            let error = match self.send_unassign(eni, &load, terms).await {
+                Ok(id) => {
+                    part.request_ids.push(id);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            match &error {
+                CallError::Refused(fault) if fault.class == FaultClass::EniAbsent => {
+                    part.gone = true;
+                    return Ok(());
+                }
+                CallError::Refused(fault) if fault.class == FaultClass::WaitState => {
+                    self.wait_assignable(&mut looks, fault, subject).await?;
+                    continue;
+                }
+                CallError::Refused(fault) if fault.class == FaultClass::AddressAbsent => {}
+                CallError::Unknown { .. } => under_way = true,
+                CallError::Throttled { .. }
+                | CallError::Full { .. }
+                | CallError::NotSent { .. }
+                    if under_way =>
+                {
+                    return Err(Failure::OutcomeUnknown {
+                        what: format!("{action} was sent before, now: {error}"),
+                    });
+                }
+                CallError::Refused(_)
+                | CallError::Throttled { .. }
+                | CallError::Full { .. }
+                | CallError::NotSent { .. }
+                | CallError::Fenced { .. } => {
+                    return Err(Failure::of_call(action, &error, subject));
+                }
+            }
+            part.inferred = true;
+            let seen = looks
+                .next()
+                .await
+                .map_err(|blind| of_blind(blind, &format!("{action}: {error}")))?;
+            let Some(seen) = seen else { return Ok(()) };
+            load = load.narrowed(&seen, true);
+            if load.len() == 0 {
+                return Ok(());
+            }
+            if has_primary(&load, &seen) {
+                return Err(Failure::BadField {
+                    field: "ipv4",
+                    what: format!("{} is the primary address of {eni}", seen.primary_ip),
+                });
+            }
+        }
+    }
+
+    async fn send_unassign(
+        &self,
+        eni: &EniId,
+        load: &Load,
+        terms: &Terms,
+    ) -> Result<String, CallError> {
+        let eni = eni.clone();
+        Ok(match load {
+            Load::V4(ipv4) => {
+                let request = UnassignPrivateIpAddresses {
+                    eni,
+                    ipv4: ipv4.clone(),
+                };
+                self.caller.call(&request, terms).await?.request_id
+            }
+            Load::V6(ipv6) => {
+                let request = UnassignIpv6Addresses {
+                    eni,
+                    ipv6: ipv6.clone(),
+                };
+                self.caller.call(&request, terms).await?.request_id
+            }
+        })
+    }
+}
+
+/// Whether the refusal may mean that an earlier try of the same operation has done the work.
+fn may_be_there(fault: &Fault) -> bool {
+    matches!(
+        fault.class,
+        FaultClass::LimitAddress | FaultClass::Exhausted | FaultClass::IdempotencyMismatch
+    )
+}
+
+fn has_primary(load: &Load, eni: &Eni) -> bool {
+    match load {
+        Load::V4(ipv4) => ipv4.contains(&eni.primary_ip),
+        Load::V6(_) => false,
+    }
+}
+
+/// What the ENI has not; `None` if it can not be seen.
+async fn missing(looks: &mut Looks<'_>, load: &Load) -> Option<Load> {
+    let seen = looks.next().await.ok()??;
+    Some(load.narrowed(&seen, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(ipv4: &[&str]) -> Load {
+        Load::V4(ipv4.iter().map(|ip| ip.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn step_of_a_load_does_not_depend_on_the_order() {
+        assert_eq!(
+            load(&["10.0.0.1", "10.0.0.2"]).step(),
+            load(&["10.0.0.2", "10.0.0.1"]).step()
+        );
+        assert_ne!(load(&["10.0.0.1"]).step(), load(&["10.0.0.2"]).step());
+    }
+
+    #[test]
+    fn addresses_are_split_by_what_one_call_takes() {
+        let addresses = Addresses {
+            ipv4: (0..70).map(std::net::Ipv4Addr::from).collect(),
+            ipv6: (0..11).map(std::net::Ipv6Addr::from).collect(),
+        };
+
+        let (v4, v6) = Load::split(&addresses);
+
+        assert_eq!(v4.iter().map(Load::len).collect::<Vec<_>>(), [32, 32, 6]);
+        assert_eq!(v6.iter().map(Load::len).collect::<Vec<_>>(), [10, 1]);
+    }
+
+    #[test]
+    fn open_outcome_of_one_family_decides_over_a_refusal_of_the_other() {
+        let open = || {
+            Err(Failure::OutcomeUnknown {
+                what: String::new(),
+            })
+        };
+        let full = || {
+            Err(Failure::Exhausted {
+                what: String::new(),
+            })
+        };
+
+        for (v4, v6) in [
+            (open(), full()),
+            (full(), open()),
+            (Ok(Part::default()), open()),
+        ] {
+            assert!(matches!(
+                joined(v4, v6),
+                Err(Failure::OutcomeUnknown { .. })
+            ));
+        }
+    }
+}
