@@ -79,16 +79,26 @@ impl Admin {
         Fut: Future<Output = Value> + Send + 'static,
     {
         let dump: Dump = Arc::new(move || Box::pin(dump()));
-        self.dumps.lock().unwrap_or_else(PoisonError::into_inner).insert(name, dump);
+        self.dumps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, dump);
     }
 
     fn named(&self, name: &str) -> Option<Dump> {
-        self.dumps.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.dumps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     fn all(&self) -> Vec<(&'static str, Dump)> {
         let dumps = self.dumps.lock().unwrap_or_else(PoisonError::into_inner);
-        dumps.iter().map(|(name, dump)| (*name, Arc::clone(dump))).collect()
+        dumps
+            .iter()
+            .map(|(name, dump)| (*name, Arc::clone(dump)))
+            .collect()
     }
 }
 
@@ -111,9 +121,17 @@ impl Bound {
     /// # Errors
     /// [`PortError`] when the address is taken or is not loopback.
     pub async fn open(params: &Params) -> Result<Option<Self>, PortError> {
-        let Some(address) = params.listen else { return Ok(None) };
-        let failed = |source| PortError { what: "admin", address, source };
-        params.check().map_err(|error| failed(std::io::Error::other(error)))?;
+        let Some(address) = params.listen else {
+            return Ok(None);
+        };
+        let failed = |source| PortError {
+            what: "admin",
+            address,
+            source,
+        };
+        params
+            .check()
+            .map_err(|error| failed(std::io::Error::other(error)))?;
         Ok(Some(Self(Port::bind(address).await.map_err(failed)?)))
     }
 
@@ -124,7 +142,12 @@ impl Bound {
 
     /// Serves it. `config` is the redacted effective configuration.
     pub fn serve(self, admin: Admin, config: Value, filter: LogFilter, tasks: &Tasks) {
-        let shared = Shared { admin, config: Arc::new(config), filter, tasks: tasks.clone() };
+        let shared = Shared {
+            admin,
+            config: Arc::new(config),
+            filter,
+            tasks: tasks.clone(),
+        };
         let router = Router::new()
             .route("/state", get(whole_state))
             .route("/state/{name}", get(one_state))
@@ -187,10 +210,19 @@ mod tests {
 
     #[test]
     fn admin_port_off_loopback_is_refused() {
-        let open = Params { listen: Some("0.0.0.0:9000".parse().unwrap()) };
-        let closed = Params { listen: Some("127.0.0.1:9000".parse().unwrap()) };
+        let open = Params {
+            listen: Some("0.0.0.0:9000".parse().unwrap()),
+        };
+        let closed = Params {
+            listen: Some("127.0.0.1:9000".parse().unwrap()),
+        };
 
-        assert!(open.check().unwrap_err().to_string().contains("0.0.0.0:9000"));
+        assert!(
+            open.check()
+                .unwrap_err()
+                .to_string()
+                .contains("0.0.0.0:9000")
+        );
         assert_eq!(closed.check(), Ok(()));
     }
 }

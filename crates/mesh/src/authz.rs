@@ -33,8 +33,13 @@ pub fn allows(table: Table, method: &str, caller: CallerKind) -> bool {
 const IPAM: &[CallerKind] = &[Mesh(Ipam)];
 const IPAM_AND_PEOPLE: &[CallerKind] = &[Mesh(Ipam), Mesh(Admin)];
 const NODES: &[CallerKind] = &[Mesh(Node)];
-const EVERY_SERVICE: &[CallerKind] =
-    &[Mesh(Node), Mesh(Ipam), Mesh(Controller), Mesh(Gateway), Mesh(Admin)];
+const EVERY_SERVICE: &[CallerKind] = &[
+    Mesh(Node),
+    Mesh(Ipam),
+    Mesh(Controller),
+    Mesh(Gateway),
+    Mesh(Admin),
+];
 const LOCAL: &[CallerKind] = &[LocalRoot];
 
 const fn may(method: &'static str, callers: &'static [CallerKind]) -> Row {
@@ -125,16 +130,25 @@ mod tests {
 
         assert_eq!(
             reach,
-            ["/terway.ipam.v1.NodeIpam/Session", "/terway.ipam.v1.Routing/WatchRoutes"]
+            [
+                "/terway.ipam.v1.NodeIpam/Session",
+                "/terway.ipam.v1.Routing/WatchRoutes"
+            ]
         );
     }
 
     #[test]
     fn only_people_and_replicas_reach_the_cloud() {
-        for row in TABLE.iter().filter(|row| row.method.starts_with("/terway.cloud.")) {
+        for row in TABLE
+            .iter()
+            .filter(|row| row.method.starts_with("/terway.cloud."))
+        {
             for caller in row.callers {
                 assert!(
-                    matches!(caller, CallerKind::Mesh(IdentityKind::Ipam | IdentityKind::Admin)),
+                    matches!(
+                        caller,
+                        CallerKind::Mesh(IdentityKind::Ipam | IdentityKind::Admin)
+                    ),
                     "{} is open to {caller}",
                     row.method
                 );

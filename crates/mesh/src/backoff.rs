@@ -18,7 +18,10 @@ pub struct Params {
 impl Default for Params {
     /// 100 ms to 10 s: quick enough for a restart of the peer, slow enough for an outage.
     fn default() -> Self {
-        Self { first_ms: 100, max_ms: 10_000 }
+        Self {
+            first_ms: 100,
+            max_ms: 10_000,
+        }
     }
 }
 
@@ -47,16 +50,26 @@ impl Backoff {
     /// [`BadBounds`] when the bounds are zero, reversed, or longer than an hour.
     pub const fn try_new(params: Params) -> Result<Self, BadBounds> {
         if params.first_ms == 0 || params.max_ms < params.first_ms || params.max_ms > 3_600_000 {
-            return Err(BadBounds { first_ms: params.first_ms, max_ms: params.max_ms });
+            return Err(BadBounds {
+                first_ms: params.first_ms,
+                max_ms: params.max_ms,
+            });
         }
-        Ok(Self { params, failures: 0 })
+        Ok(Self {
+            params,
+            failures: 0,
+        })
     }
 
     /// Counts a failure and says how long to wait.
     pub fn next_wait(&mut self) -> Duration {
         let factor = 1_u64.checked_shl(self.failures.min(62)).unwrap_or(u64::MAX);
         self.failures = self.failures.saturating_add(1);
-        let ceiling = self.params.first_ms.saturating_mul(factor).min(self.params.max_ms);
+        let ceiling = self
+            .params
+            .first_ms
+            .saturating_mul(factor)
+            .min(self.params.max_ms);
         let floor = ceiling / 2;
         Duration::from_millis(rand::rng().random_range(floor..=ceiling))
     }
@@ -74,7 +87,10 @@ impl Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { params: Params::default(), failures: 0 }
+        Self {
+            params: Params::default(),
+            failures: 0,
+        }
     }
 }
 
@@ -86,19 +102,33 @@ mod tests {
 
     #[test]
     fn waits_double_and_stay_below_the_maximum() {
-        let mut backoff = Backoff::try_new(Params { first_ms: 100, max_ms: 1000 }).unwrap();
+        let mut backoff = Backoff::try_new(Params {
+            first_ms: 100,
+            max_ms: 1000,
+        })
+        .unwrap();
 
         for ceiling_ms in [100, 200, 400, 800, 1000, 1000] {
             let wait = backoff.next_wait();
 
-            assert!(wait <= Duration::from_millis(ceiling_ms), "{wait:?} > {ceiling_ms} ms");
-            assert!(wait >= Duration::from_millis(ceiling_ms / 2), "{wait:?} of {ceiling_ms} ms");
+            assert!(
+                wait <= Duration::from_millis(ceiling_ms),
+                "{wait:?} > {ceiling_ms} ms"
+            );
+            assert!(
+                wait >= Duration::from_millis(ceiling_ms / 2),
+                "{wait:?} of {ceiling_ms} ms"
+            );
         }
     }
 
     #[test]
     fn reset_starts_the_row_again() {
-        let mut backoff = Backoff::try_new(Params { first_ms: 10, max_ms: 100_000 }).unwrap();
+        let mut backoff = Backoff::try_new(Params {
+            first_ms: 10,
+            max_ms: 100_000,
+        })
+        .unwrap();
         for _ in 0..80 {
             backoff.next_wait();
         }

@@ -108,10 +108,17 @@ impl Authority {
         params.not_after = (now + lifetime).into();
         let certificate = params
             .self_signed(&key)
-            .map_err(|source| CaError::Make { what: "the CA's certificate", source })?
+            .map_err(|source| CaError::Make {
+                what: "the CA's certificate",
+                source,
+            })?
             .pem();
         let secret = Secret::new(key.serialize_pem());
-        Ok(Self { certificate, key: secret, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            certificate,
+            key: secret,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Makes a root and writes it to `dir`, which is created if it is not there.
@@ -119,8 +126,13 @@ impl Authority {
     /// # Errors
     /// [`CaError::Exists`] when there is one; nothing is changed then.
     pub fn init(dir: &Path, lifetime: Duration) -> Result<Self, CaError> {
-        if [CA_CERT, CA_KEY].iter().any(|name| dir.join(name).symlink_metadata().is_ok()) {
-            return Err(CaError::Exists { dir: dir.to_owned() });
+        if [CA_CERT, CA_KEY]
+            .iter()
+            .any(|name| dir.join(name).symlink_metadata().is_ok())
+        {
+            return Err(CaError::Exists {
+                dir: dir.to_owned(),
+            });
         }
         let authority = Self::new(lifetime)?;
         make_dir(dir)?;
@@ -137,12 +149,22 @@ impl Authority {
         let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
         let certificate = read(&cert_path)?;
         let text = read(&key_path)?;
-        let key = KeyPair::from_pem(&text)
-            .map_err(|source| CaError::Malformed { path: key_path, wanted: "private key", source })?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| {
-            CaError::Malformed { path: cert_path, wanted: "CA certificate", source }
+        let key = KeyPair::from_pem(&text).map_err(|source| CaError::Malformed {
+            path: key_path,
+            wanted: "private key",
+            source,
         })?;
-        Ok(Self { certificate, key: Secret::new(text), issuer })
+        let issuer =
+            Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| CaError::Malformed {
+                path: cert_path,
+                wanted: "CA certificate",
+                source,
+            })?;
+        Ok(Self {
+            certificate,
+            key: Secret::new(text),
+            issuer,
+        })
     }
 
     /// The root's certificate, PEM.
@@ -166,7 +188,10 @@ impl Authority {
         params.not_after = leaf.not_after.into();
         let certificate = params
             .signed_by(&key, &self.issuer)
-            .map_err(|source| CaError::Make { what: "a certificate", source })?;
+            .map_err(|source| CaError::Make {
+                what: "a certificate",
+                source,
+            })?;
         Ok(Issued {
             ca: self.certificate.clone(),
             certificate: certificate.pem(),
@@ -190,7 +215,10 @@ impl Purpose {
     fn usages(self) -> Vec<ExtendedKeyUsagePurpose> {
         match self {
             Self::Both => {
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+                vec![
+                    ExtendedKeyUsagePurpose::ServerAuth,
+                    ExtendedKeyUsagePurpose::ClientAuth,
+                ]
             }
             Self::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
             Self::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
@@ -270,7 +298,9 @@ impl Leaf {
 }
 
 fn ia5(text: &str) -> Result<Ia5String, CaError> {
-    text.try_into().map_err(|_| CaError::BadName { text: text.to_owned() })
+    text.try_into().map_err(|_| CaError::BadName {
+        text: text.to_owned(),
+    })
 }
 
 fn is_dns_name(text: &str) -> bool {
@@ -278,7 +308,9 @@ fn is_dns_name(text: &str) -> bool {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     text.len() <= 253 && text.split('.').all(label)
 }
@@ -311,8 +343,10 @@ impl Issued {
 }
 
 fn new_key() -> Result<KeyPair, CaError> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-        .map_err(|source| CaError::Make { what: "a key", source })
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| CaError::Make {
+        what: "a key",
+        source,
+    })
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -330,12 +364,19 @@ fn make_dir(dir: &Path) -> Result<(), CaError> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(|source| CaError::File { verb: "create", path: dir.to_owned(), source })
+        .map_err(|source| CaError::File {
+            verb: "create",
+            path: dir.to_owned(),
+            source,
+        })
 }
 
 fn read(path: &Path) -> Result<String, CaError> {
-    fs::read_to_string(path)
-        .map_err(|source| CaError::File { verb: "read", path: path.to_owned(), source })
+    fs::read_to_string(path).map_err(|source| CaError::File {
+        verb: "read",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file of mode 0600 under another name first, so that nobody reads half of it.
@@ -354,7 +395,11 @@ fn write_private(path: &Path, text: &str) -> Result<(), CaError> {
             file.sync_all()
         })
         .and_then(|()| fs::rename(&fresh, path));
-    written.map_err(|source| CaError::File { verb: "write", path: path.to_owned(), source })
+    written.map_err(|source| CaError::File {
+        verb: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -376,7 +421,9 @@ mod tests {
         let authority = Authority::new(DAY).unwrap();
         let identity = Identity::node("c1", "i-1");
 
-        let issued = authority.issue(&Leaf::new(&identity, DAY).host("10.0.0.1")).unwrap();
+        let issued = authority
+            .issue(&Leaf::new(&identity, DAY).host("10.0.0.1"))
+            .unwrap();
 
         let der = CertificateDer::from_pem_slice(issued.certificate.as_bytes()).unwrap();
         assert_eq!(Identity::of_certificate(&der), Ok(identity));
@@ -389,15 +436,27 @@ mod tests {
         Authority::init(&ca, DAY).unwrap();
 
         let leaf = Leaf::new(&Identity::gateway("g1"), DAY);
-        Authority::load(&ca).unwrap().issue(&leaf).unwrap().write(&out).unwrap();
+        Authority::load(&ca)
+            .unwrap()
+            .issue(&leaf)
+            .unwrap()
+            .write(&out)
+            .unwrap();
 
         let material = TlsMaterial::load(&TlsConfig::in_dir(&out)).unwrap();
         assert_eq!(material.identity(), Identity::gateway("g1"));
         for name in ["ca.crt", "tls.crt", "tls.key"] {
-            let mode = std::fs::metadata(out.join(name)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(out.join(name))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
-        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3, "left-over files");
+        assert_eq!(
+            std::fs::read_dir(&out).unwrap().count(),
+            3,
+            "left-over files"
+        );
     }
 
     #[test]

@@ -6,7 +6,6 @@
 mod answer;
 
 use std::error::Error as StdError;
-use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -105,13 +104,19 @@ impl Channel {
         expect: Expect,
         params: &Params,
     ) -> Result<Self, BadTarget> {
-        let bad = || BadTarget { target: target.to_owned() };
+        let bad = || BadTarget {
+            target: target.to_owned(),
+        };
         let (host, port) = target.rsplit_once(':').ok_or_else(bad)?;
         if host.is_empty() || port.parse::<u16>().is_err() {
             return Err(bad());
         }
         let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|_| bad())?;
-        let dial = TcpDial { target: target.into(), tls, expect };
+        let dial = TcpDial {
+            target: target.into(),
+            tls,
+            expect,
+        };
         let limit = Duration::from_millis(params.connect_ms);
         let connector = tower::service_fn(move |_: Uri| {
             let dial = dial.clone();
@@ -133,7 +138,12 @@ impl Channel {
                 within(limit, connect).await.map(TokioIo::new)
             }
         });
-        Self::of(&Endpoint::from_static("http://localhost"), connector, &target, params)
+        Self::of(
+            &Endpoint::from_static("http://localhost"),
+            connector,
+            &target,
+            params,
+        )
     }
 
     fn of<C>(endpoint: &Endpoint, connector: C, target: &str, params: &Params) -> Self
@@ -149,19 +159,29 @@ impl Channel {
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(connector);
         let deadline = Some(Duration::from_millis(params.deadline_ms));
-        Self { inner, target: target.into(), deadline }
+        Self {
+            inner,
+            target: target.into(),
+            deadline,
+        }
     }
 
     /// The same connection for calls with another default deadline.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { deadline: Some(deadline), ..self.clone() }
+        Self {
+            deadline: Some(deadline),
+            ..self.clone()
+        }
     }
 
     /// The same connection for long-lived streams: a call has a deadline only if it sets one.
     #[must_use]
     pub fn without_deadline(&self) -> Self {
-        Self { deadline: None, ..self.clone() }
+        Self {
+            deadline: None,
+            ..self.clone()
+        }
     }
 
     /// `host:port` or the path of the socket.
@@ -177,7 +197,9 @@ impl Channel {
         {
             headers.insert(telemetry::HEADER, value);
         }
-        let asked = headers.get(GRPC_TIMEOUT).and_then(|value| timeout_of(value.to_str().ok()?));
+        let asked = headers
+            .get(GRPC_TIMEOUT)
+            .and_then(|value| timeout_of(value.to_str().ok()?));
         let timeout = asked.or(self.deadline)?;
         if asked.is_none() {
             let ms = timeout.as_millis().min(TIMEOUT_MS_MAX);
@@ -255,7 +277,9 @@ impl TcpDial {
 /// # Errors
 /// [`BadTarget`] when the host is neither a DNS name nor an address.
 pub fn expect_name(target: &str) -> Result<Expect, BadTarget> {
-    let bad = || BadTarget { target: target.to_owned() };
+    let bad = || BadTarget {
+        target: target.to_owned(),
+    };
     let (host, _) = target.rsplit_once(':').ok_or_else(bad)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = match host.parse::<IpAddr>() {
@@ -290,7 +314,11 @@ struct Unanswered {
 
 impl std::fmt::Display for Unanswered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.sent { "sent and not answered" } else { "not sent" })
+        f.write_str(if self.sent {
+            "sent and not answered"
+        } else {
+            "not sent"
+        })
     }
 }
 
@@ -303,7 +331,10 @@ impl StdError for Unanswered {
 
 fn late(target: &str) -> Status {
     let mut status = Status::deadline_exceeded(format!("no answer from {target} in time"));
-    status.set_source(Arc::new(Unanswered { sent: true, cause: None }));
+    status.set_source(Arc::new(Unanswered {
+        sent: true,
+        cause: None,
+    }));
     status
 }
 
@@ -320,14 +351,17 @@ fn unanswered(target: &str, cause: Cause) -> Status {
         }
         let step = error.to_string();
         if step != last {
-            // Writing to a String does not fail.
-            drop(write!(text, ": {step}"));
+            text.push_str(": ");
+            text.push_str(&step);
         }
         last = step;
         next = error.source();
     }
     let mut status = Status::new(code, text);
-    status.set_source(Arc::new(Unanswered { sent, cause: Some(cause) }));
+    status.set_source(Arc::new(Unanswered {
+        sent,
+        cause: Some(cause),
+    }));
     status
 }
 
@@ -348,7 +382,11 @@ pub fn outcome(status: &Status) -> Outcome {
     let mut cause = source;
     while let Some(error) = cause {
         if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
-            return if unanswered.sent { Outcome::Unknown } else { Outcome::NotSent };
+            return if unanswered.sent {
+                Outcome::Unknown
+            } else {
+                Outcome::NotSent
+            };
         }
         cause = error.source();
     }
@@ -400,16 +438,23 @@ mod tests {
     #[test]
     fn outcome_of_a_broken_call_is_unknown() {
         assert_eq!(outcome(&late("gw:1")), Outcome::Unknown);
-        assert_eq!(outcome(&Status::deadline_exceeded("cut off")), Outcome::Unknown);
+        assert_eq!(
+            outcome(&Status::deadline_exceeded("cut off")),
+            Outcome::Unknown
+        );
         assert_eq!(outcome(&Status::internal("panicked")), Outcome::Unknown);
     }
 
     #[test]
     fn expected_name_is_the_host_of_the_target() {
-        for (target, host) in
-            [("10.0.0.1:2379", "10.0.0.1"), ("[::1]:2379", "::1"), ("etcd-0:2379", "etcd-0")]
-        {
-            let Ok(Expect::Name(name)) = expect_name(target) else { panic!("{target}") };
+        for (target, host) in [
+            ("10.0.0.1:2379", "10.0.0.1"),
+            ("[::1]:2379", "::1"),
+            ("etcd-0:2379", "etcd-0"),
+        ] {
+            let Ok(Expect::Name(name)) = expect_name(target) else {
+                panic!("{target}")
+            };
             assert_eq!(name.to_str(), host);
         }
         assert!(expect_name("etcd-0").is_err());

@@ -121,7 +121,10 @@ pub struct Invalid {
 impl Invalid {
     /// Names a key and what is wrong with its value.
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { key: key.into(), message: message.into() }
+        Self {
+            key: key.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -136,16 +139,20 @@ pub fn load<T: DeserializeOwned>(sources: &Sources) -> Result<T, ConfigError> {
     };
     for (name, value) in &sources.variables {
         let origin = Origin::Variable(name.clone());
-        let Some(key) = name.strip_prefix(PREFIX).filter(|key| key.contains(SEPARATOR)) else {
+        let Some(key) = name
+            .strip_prefix(PREFIX)
+            .filter(|key| key.contains(SEPARATOR))
+        else {
             continue;
         };
         let parts: Vec<String> = key.split(SEPARATOR).map(str::to_lowercase).collect();
         put(&mut tree, name, &parts, value, origin)?;
     }
     for text in &sources.sets {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| ConfigError::NoKey { text: text.clone(), origin: Origin::Flag })?;
+        let (key, value) = text.split_once('=').ok_or_else(|| ConfigError::NoKey {
+            text: text.clone(),
+            origin: Origin::Flag,
+        })?;
         let parts: Vec<String> = key.split('.').map(|part| part.trim().to_owned()).collect();
         put(&mut tree, text, &parts, value, Origin::Flag)?;
     }
@@ -164,22 +171,32 @@ fn put(
     origin: Origin,
 ) -> Result<(), ConfigError> {
     if parts.iter().any(String::is_empty) {
-        return Err(ConfigError::NoKey { text: text.to_owned(), origin });
+        return Err(ConfigError::NoKey {
+            text: text.to_owned(),
+            origin,
+        });
     }
-    tree.put(parts, value, &origin).map_err(|taken| ConfigError::Key {
-        key: taken,
-        origin,
-        message: "it holds a value, not a section".to_owned(),
-    })
+    tree.put(parts, value, &origin)
+        .map_err(|taken| ConfigError::Key {
+            key: taken,
+            origin,
+            message: "it holds a value, not a section".to_owned(),
+        })
 }
 
 fn from_file(path: &Path) -> Result<Tree, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);
         let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-        ConfigError::NotToml { path: path.to_owned(), line, message: error.message().to_owned() }
+        ConfigError::NotToml {
+            path: path.to_owned(),
+            line,
+            message: error.message().to_owned(),
+        }
     })?;
     Ok(Tree::of(table, &Origin::File(path.to_owned())))
 }
@@ -229,7 +246,11 @@ mod tests {
         Fancy,
     }
 
-    fn sources(file: &str, variables: &[(&str, &str)], sets: &[&str]) -> (tempfile::TempDir, Sources) {
+    fn sources(
+        file: &str,
+        variables: &[(&str, &str)],
+        sets: &[&str],
+    ) -> (tempfile::TempDir, Sources) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.toml");
         std::fs::write(&path, file).unwrap();
@@ -255,8 +276,17 @@ mod tests {
     fn later_source_wins() {
         let (_dir, sources) = sources(
             "[grpc]\nlisten = \"127.0.0.1:1\"\n[pool]\nmin = 1\nratio = 1\n",
-            &[("TERWAY_POOL__MIN", "2"), ("TERWAY_GRPC__LISTEN", "[::1]:2")],
-            &["pool.min=3", "pool.on=true", "pool.zones=[\"a\", \"b\"]", "pool.mode=fancy", "pool.name=12"],
+            &[
+                ("TERWAY_POOL__MIN", "2"),
+                ("TERWAY_GRPC__LISTEN", "[::1]:2"),
+            ],
+            &[
+                "pool.min=3",
+                "pool.on=true",
+                "pool.zones=[\"a\", \"b\"]",
+                "pool.mode=fancy",
+                "pool.name=12",
+            ],
         );
 
         let whole: Whole = load(&sources).unwrap();
@@ -276,7 +306,10 @@ mod tests {
     #[test]
     fn unknown_key_is_named_with_its_path_and_origin() {
         let in_file = error("[grpc]\nlisten = \"127.0.0.1:1\"\nlisen = 1\n", &[], &[]);
-        assert!(in_file.contains("\"grpc.lisen\"") && in_file.contains("x.toml"), "{in_file}");
+        assert!(
+            in_file.contains("\"grpc.lisen\"") && in_file.contains("x.toml"),
+            "{in_file}"
+        );
 
         let in_variable = error(GOOD, &[("TERWAY_POOL__MAXX", "1")], &[]);
         assert!(
@@ -285,7 +318,10 @@ mod tests {
         );
 
         let in_flag = error(GOOD, &[], &["nothing.here=1"]);
-        assert!(in_flag.contains("\"nothing\"") && in_flag.contains("--set"), "{in_flag}");
+        assert!(
+            in_flag.contains("\"nothing\"") && in_flag.contains("--set"),
+            "{in_flag}"
+        );
     }
 
     #[test]
@@ -308,7 +344,10 @@ mod tests {
     fn missing_key_names_its_section() {
         let text = error("[grpc]\n", &[], &[]);
 
-        assert!(text.contains("\"grpc\"") && text.contains("listen"), "{text}");
+        assert!(
+            text.contains("\"grpc\"") && text.contains("listen"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -320,7 +359,10 @@ mod tests {
 
     #[test]
     fn file_that_is_not_there_is_named() {
-        let sources = Sources { file: Some("/nowhere/x.toml".into()), ..Sources::default() };
+        let sources = Sources {
+            file: Some("/nowhere/x.toml".into()),
+            ..Sources::default()
+        };
 
         let error = load::<Whole>(&sources).unwrap_err();
 
@@ -332,7 +374,10 @@ mod tests {
     fn flag_without_a_key_is_refused() {
         for set in ["pool.min", "=1", "pool.=1", "grpc.listen.port=1"] {
             let text = error(GOOD, &[], &[set]);
-            assert!(text.contains("pool") || text.contains('=') || text.contains("grpc"), "{text}");
+            assert!(
+                text.contains("pool") || text.contains('=') || text.contains("grpc"),
+                "{text}"
+            );
         }
     }
 
@@ -344,6 +389,9 @@ mod tests {
 
         assert_eq!(whole.grpc.token.as_ref().unwrap().expose(), "hunter2");
         let shown = format!("{whole:?} {}", serde_json::to_string(&whole).unwrap());
-        assert!(!shown.contains("hunter2") && shown.contains("<redacted>"), "{shown}");
+        assert!(
+            !shown.contains("hunter2") && shown.contains("<redacted>"),
+            "{shown}"
+        );
     }
 }

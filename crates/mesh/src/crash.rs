@@ -43,7 +43,10 @@ fn parse(text: &str) -> Option<Armed> {
         Some((name, count)) => (name, count.parse().ok()?),
         None => (text, 1),
     };
-    (!name.is_empty() && hits > 0).then(|| Armed { name: name.into(), left: AtomicU32::new(hits) })
+    (!name.is_empty() && hits > 0).then(|| Armed {
+        name: name.into(),
+        left: AtomicU32::new(hits),
+    })
 }
 
 fn is_due(armed: &Armed, name: &str) -> bool {

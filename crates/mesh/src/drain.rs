@@ -25,7 +25,10 @@ pub struct Params {
 impl Default for Params {
     /// 10 s and 5 s: together below the 30 s that Kubernetes gives a pod by default.
     fn default() -> Self {
-        Self { grace_ms: 10_000, stop_ms: 5_000 }
+        Self {
+            grace_ms: 10_000,
+            stop_ms: 5_000,
+        }
     }
 }
 
@@ -90,8 +93,13 @@ impl Drain {
 
     /// Holds the second level back for as long as the blocker lives.
     pub fn block(&self, name: &'static str) -> Blocker {
-        self.inner.blockers.send_modify(|all| *all.entry(name).or_default() += 1);
-        Blocker { name, drain: self.clone() }
+        self.inner
+            .blockers
+            .send_modify(|all| *all.entry(name).or_default() += 1);
+        Blocker {
+            name,
+            drain: self.clone(),
+        }
     }
 
     /// Waits until no blocker is left, at most for `grace`.
@@ -102,7 +110,9 @@ impl Drain {
         let mut blockers = self.inner.blockers.subscribe();
         match tokio::time::timeout(grace, blockers.wait_for(BTreeMap::is_empty)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Late { blockers: self.inner.blockers.borrow().clone() }),
+            Err(_) => Err(Late {
+                blockers: self.inner.blockers.borrow().clone(),
+            }),
         }
     }
 }
@@ -150,7 +160,10 @@ mod tests {
         drain.start("test");
 
         drop(first);
-        let late = drain.wait_unblocked(Duration::from_secs(1)).await.unwrap_err();
+        let late = drain
+            .wait_unblocked(Duration::from_secs(1))
+            .await
+            .unwrap_err();
         drop(second);
 
         assert_eq!(late.blockers.get("call"), Some(&1));

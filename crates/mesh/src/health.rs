@@ -33,12 +33,17 @@ pub struct Health {
 impl Health {
     /// No condition yet: ready.
     pub fn new() -> Self {
-        Self { conditions: Arc::new(watch::Sender::new(BTreeMap::new())) }
+        Self {
+            conditions: Arc::new(watch::Sender::new(BTreeMap::new())),
+        }
     }
 
     /// Adds a condition that is not met yet.
     pub fn condition(&self, name: &'static str) -> Condition {
-        let condition = Condition { name, health: self.clone() };
+        let condition = Condition {
+            name,
+            health: self.clone(),
+        };
         condition.unmet("starting");
         condition
     }
@@ -121,10 +126,14 @@ impl Bound {
     /// # Errors
     /// [`PortError`] when the address is taken or not ours.
     pub async fn open(params: &Params) -> Result<Option<Self>, PortError> {
-        let Some(address) = params.listen else { return Ok(None) };
-        let port = Port::bind(address)
-            .await
-            .map_err(|source| PortError { what: "health", address, source })?;
+        let Some(address) = params.listen else {
+            return Ok(None);
+        };
+        let port = Port::bind(address).await.map_err(|source| PortError {
+            what: "health",
+            address,
+            source,
+        })?;
         Ok(Some(Self(port)))
     }
 

@@ -67,12 +67,17 @@ impl Identity {
 
     /// A node's identity.
     pub fn node(cluster: impl Into<Box<str>>, instance: impl Into<Box<str>>) -> Self {
-        Self::Node { cluster: cluster.into(), instance: instance.into() }
+        Self::Node {
+            cluster: cluster.into(),
+            instance: instance.into(),
+        }
     }
 
     /// An ipam replica's identity.
     pub fn ipam(replica: impl Into<Box<str>>) -> Self {
-        Self::Ipam { replica: replica.into() }
+        Self::Ipam {
+            replica: replica.into(),
+        }
     }
 
     /// A gateway's identity.
@@ -82,7 +87,9 @@ impl Identity {
 
     /// A controller's identity.
     pub fn controller(cluster: impl Into<Box<str>>) -> Self {
-        Self::Controller { cluster: cluster.into() }
+        Self::Controller {
+            cluster: cluster.into(),
+        }
     }
 
     /// A person's identity.
@@ -143,7 +150,9 @@ impl FromStr for Identity {
         };
         let (domain, path) = rest.split_once('/').unwrap_or((rest, ""));
         if domain != TRUST_DOMAIN {
-            return Err(IdentityError::ForeignDomain { domain: domain.into() });
+            return Err(IdentityError::ForeignDomain {
+                domain: domain.into(),
+            });
         }
         let segments: Vec<&str> = path.split('/').collect();
         if !segments.iter().all(|segment| is_segment(segment)) {
@@ -166,7 +175,9 @@ fn is_segment(text: &str) -> bool {
     (1..=SEGMENT_MAX).contains(&text.len())
         && text != "."
         && text != ".."
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 /// Why a text or a certificate names no identity of ours.
@@ -308,7 +319,12 @@ mod tests {
     fn identity_of_another_trust_domain_is_refused() {
         let parsed = "spiffe://evil.local/gateway/g1".parse::<Identity>();
 
-        assert_eq!(parsed, Err(IdentityError::ForeignDomain { domain: "evil.local".into() }));
+        assert_eq!(
+            parsed,
+            Err(IdentityError::ForeignDomain {
+                domain: "evil.local".into()
+            })
+        );
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub struct Registry {
 impl Registry {
     /// An empty registry with the project's prefix.
     pub fn new() -> Self {
-        Self { inner: Arc::new(Mutex::new(Inner::with_prefix("terway"))) }
+        Self {
+            inner: Arc::new(Mutex::new(Inner::with_prefix("terway"))),
+        }
     }
 
     /// Registers a metric. `name` has neither prefix nor the `_total` of counters.

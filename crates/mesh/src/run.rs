@@ -156,7 +156,11 @@ where
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    let sources = Sources { file: args.config, variables: Vec::new(), sets: args.sets };
+    let sources = Sources {
+        file: args.config,
+        variables: Vec::new(),
+        sets: args.sets,
+    };
     let config = match configure::<C>(&sources.with_environment()) {
         Ok(config) => config,
         Err(error) => {
@@ -166,7 +170,11 @@ where
     };
     if args.check_config {
         // A closed standard output does not make the configuration bad.
-        drop(writeln!(std::io::stdout(), "{}: configuration is good", service.name));
+        drop(writeln!(
+            std::io::stdout(),
+            "{}: configuration is good",
+            service.name
+        ));
         return ExitCode::SUCCESS;
     }
     match live(service, config, build) {
@@ -182,7 +190,11 @@ where
 pub fn usage(error: &clap::Error) -> ExitCode {
     // Nobody reads a closed stream.
     drop(error.print());
-    if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn complain(service: Service, error: &anyhow::Error) {
@@ -197,8 +209,14 @@ fn complain(service: Service, error: &anyhow::Error) {
 pub fn configure<C: Settings>(sources: &Sources) -> anyhow::Result<C> {
     let config: C = config::load(sources)?;
     let params = config.service();
-    params.telemetry.check().context("configuration section \"service.telemetry\"")?;
-    params.admin.check().context("configuration key \"service.admin.listen\"")?;
+    params
+        .telemetry
+        .check()
+        .context("configuration section \"service.telemetry\"")?;
+    params
+        .admin
+        .check()
+        .context("configuration key \"service.admin.listen\"")?;
     config.check()?;
     Ok(config)
 }
@@ -261,7 +279,14 @@ where
     }
     let rpc = RpcMetrics::register(&registry);
     let built = health.condition("start");
-    let context = Context { config, tasks: tasks.clone(), health, registry, rpc, admin };
+    let context = Context {
+        config,
+        tasks: tasks.clone(),
+        health,
+        registry,
+        rpc,
+        admin,
+    };
     let app = tokio::select! {
         biased;
         why = signals.first() => {
@@ -297,7 +322,10 @@ where
 async fn go_away(app: App, params: drain::Params, tasks: &Tasks) {
     let drain = tasks.drain();
     tracing::info!(why = drain.why().unwrap_or_default(), "draining");
-    if let Err(late) = drain.wait_unblocked(Duration::from_millis(params.grace_ms)).await {
+    if let Err(late) = drain
+        .wait_unblocked(Duration::from_millis(params.grace_ms))
+        .await
+    {
         tracing::warn!(error = %late, "drain was cut short");
     }
     let limit = Duration::from_millis(params.stop_ms);
@@ -342,5 +370,141 @@ impl Signals {
 
     async fn interrupted(&mut self) {
         self.interrupt.recv().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use serde::{Deserialize, Serialize};
+
+    use super::{App, Context, Params, Service, Settings, configure, serve};
+    use crate::config::{Invalid, Sources};
+    use crate::telemetry;
+
+    const SERVICE: Service = Service {
+        name: "tester",
+        version: "0",
+        threads: 1,
+    };
+
+    /// Signals reach the whole process, so the tests that wait for them take turns.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Config {
+        service: Params,
+        pods_max: u32,
+    }
+
+    impl Settings for Config {
+        fn service(&self) -> &Params {
+            &self.service
+        }
+
+        fn check(&self) -> Result<(), Invalid> {
+            if self.pods_max > 100 {
+                return Err(Invalid::new(
+                    "pods_max",
+                    format!("{} is above 100", self.pods_max),
+                ));
+            }
+            Ok(())
+        }
+    }
+
+    fn bad(set: &str) -> String {
+        let sources = Sources {
+            sets: vec![set.to_owned()],
+            ..Sources::default()
+        };
+        format!("{:#}", configure::<Config>(&sources).unwrap_err())
+    }
+
+    #[test]
+    fn configuration_that_makes_no_sense_names_its_key() {
+        for (set, key) in [
+            ("pods_max=101", "pods_max"),
+            ("pods_min=1", "pods_min"),
+            ("service.telemetry.sample_ratio=2", "sample_ratio"),
+            ("service.admin.listen=0.0.0.0:1", "service.admin.listen"),
+            ("service.health.listen=somewhere", "service.health.listen"),
+            ("service.drain.grace=1", "service.drain.grace"),
+        ] {
+            let text = bad(set);
+            assert!(text.contains(key), "{set}: {text}");
+        }
+    }
+
+    async fn serve_until_it_ends<F, B>(build: F) -> anyhow::Result<()>
+    where
+        F: FnOnce(Context<Config>) -> B,
+        B: Future<Output = anyhow::Result<App>>,
+    {
+        let params = telemetry::Params::default();
+        let (_subscriber, telemetry) = telemetry::build(&params, "tester").unwrap();
+        let serving = serve(SERVICE, Config::default(), build, &telemetry);
+        tokio::time::timeout(Duration::from_secs(20), serving)
+            .await
+            .expect("it does not end")
+    }
+
+    #[tokio::test]
+    async fn service_drains_on_sigterm_and_hands_over_before_its_tasks_end() {
+        let _turn = TURN.lock().await;
+        let handed_over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&handed_over);
+
+        let ended = serve_until_it_ends(|context| async move {
+            let stopping = context.tasks.stopping();
+            let still_runs = stopping.clone();
+            context.tasks.spawn("loop", stopping.cancelled_owned());
+            context.tasks.spawn_once("signal", async move {
+                context.health.until_ready().await;
+                kill(Pid::this(), Signal::SIGTERM).unwrap();
+            });
+            Ok(App::new().on_hand_over(async move {
+                seen.store(!still_runs.is_cancelled(), Ordering::SeqCst);
+            }))
+        })
+        .await;
+
+        assert!(ended.is_ok(), "{ended:?}");
+        assert!(handed_over.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn service_ends_with_a_reason_when_a_task_dies() {
+        let _turn = TURN.lock().await;
+
+        let ended = serve_until_it_ends(|context| async move {
+            context
+                .tasks
+                .spawn_fallible("session", async { Err::<(), _>("the stream is gone") });
+            Ok(App::new())
+        })
+        .await;
+
+        let error = ended.unwrap_err().to_string();
+        assert!(
+            error.contains("session") && error.contains("the stream is gone"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn service_that_can_not_start_says_why() {
+        let _turn = TURN.lock().await;
+
+        let ended =
+            serve_until_it_ends(|_| async { Err(anyhow::anyhow!("store is corrupt")) }).await;
+
+        assert!(format!("{:#}", ended.unwrap_err()).contains("store is corrupt"));
     }
 }

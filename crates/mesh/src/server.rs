@@ -54,6 +54,8 @@ pub struct Params {
     pub keepalive_ms: u64,
     /// How long it may take to answer that, in milliseconds.
     pub keepalive_timeout_ms: u64,
+    /// How long calls may go on once their caller's certificate has ended, in milliseconds.
+    pub expiry_grace_ms: u64,
 }
 
 impl Default for Params {
@@ -67,6 +69,7 @@ impl Default for Params {
             deadline_max_ms: 120_000,
             keepalive_ms: 20_000,
             keepalive_timeout_ms: 10_000,
+            expiry_grace_ms: 5_000,
         }
     }
 }
@@ -102,8 +105,15 @@ pub struct BindError {
 
 #[derive(Debug)]
 enum Door {
-    Tcp { listener: TcpListener, tls: TlsMaterial },
-    Unix { listener: UnixListener, file: SocketFile, owner: u32 },
+    Tcp {
+        listener: TcpListener,
+        tls: TlsMaterial,
+    },
+    Unix {
+        listener: UnixListener,
+        file: SocketFile,
+        owner: u32,
+    },
 }
 
 /// An open port that nobody serves yet.
@@ -125,7 +135,10 @@ impl Bound {
         tls: TlsMaterial,
         params: Params,
     ) -> Result<Self, BindError> {
-        let failed = |source| BindError { address: Address::Tcp(address), source };
+        let failed = |source| BindError {
+            address: Address::Tcp(address),
+            source,
+        };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         Self::from_listener(listener, tls, params).map_err(failed)
     }
@@ -140,7 +153,11 @@ impl Bound {
         params: Params,
     ) -> std::io::Result<Self> {
         let address = Address::Tcp(listener.local_addr()?);
-        Ok(Self { door: Door::Tcp { listener, tls }, address, params })
+        Ok(Self {
+            door: Door::Tcp { listener, tls },
+            address,
+            params,
+        })
     }
 
     /// Opens a unix socket with mode 0600 whose callers must be root. A socket file left behind by
@@ -155,9 +172,15 @@ impl Bound {
     fn unix_of(path: &Path, owner: u32, params: Params) -> Result<Self, BindError> {
         let address = Address::Unix(path.to_owned());
         match SocketFile::open(path) {
-            Ok((listener, file)) => {
-                Ok(Self { door: Door::Unix { listener, file, owner }, address, params })
-            }
+            Ok((listener, file)) => Ok(Self {
+                door: Door::Unix {
+                    listener,
+                    file,
+                    owner,
+                },
+                address,
+                params,
+            }),
             Err(source) => Err(BindError { address, source }),
         }
     }
@@ -183,7 +206,11 @@ impl Bound {
             Door::Tcp { listener, tls } => {
                 tasks.spawn("grpc server", listening.accept_tcp(listener, tls));
             }
-            Door::Unix { listener, file, owner } => {
+            Door::Unix {
+                listener,
+                file,
+                owner,
+            } => {
                 tasks.spawn("grpc server", listening.accept_unix(listener, file, owner));
             }
         }
@@ -207,7 +234,9 @@ impl Listening {
         let this = Arc::new(self);
         let draining = this.tasks.drain().draining().clone();
         loop {
-            let Ok(permit) = Arc::clone(&this.handshakes).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&this.handshakes).acquire_owned().await else {
+                return;
+            };
             let accepted = tokio::select! {
                 biased;
                 () = draining.cancelled() => return,
@@ -275,7 +304,11 @@ impl Listening {
                 }
             };
             drop(permit);
-            let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let leaf = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(<[_]>::first);
             // The handshake has checked both; a server that is unsure says no.
             let Some((Ok(identity), expiry)) =
                 leaf.map(|leaf| (Identity::of_certificate(leaf), crate::tls::not_after(leaf)))
@@ -290,7 +323,8 @@ impl Listening {
     async fn unix_connection(self: Arc<Self>, stream: UnixStream, owner: u32) {
         match stream.peer_cred() {
             Ok(cred) if cred.uid() == owner => {
-                self.connection(stream, Arc::new(Peer::LocalRoot), None).await;
+                self.connection(stream, Arc::new(Peer::LocalRoot), None)
+                    .await;
             }
             Ok(cred) => {
                 self.metrics.handshake_failed(HandshakeFailure::NotRoot);
@@ -308,7 +342,11 @@ impl Listening {
             tracing::warn!(%peer, "connection refused: too many");
             return;
         };
-        let connection = Connection { peer, life, calls: Arc::clone(&self.calls) };
+        let connection = Connection {
+            peer,
+            life,
+            calls: Arc::clone(&self.calls),
+        };
         serve(stream, connection, &self.params, &self.tasks).await;
     }
 }
@@ -321,7 +359,10 @@ fn remaining(until: SystemTime) -> Duration {
 ///
 /// # Errors
 /// A status with reason IDENTITY_MISMATCH for a caller without a certificate (local root).
-#[expect(clippy::result_large_err, reason = "the status goes straight to the caller")]
+#[expect(
+    clippy::result_large_err,
+    reason = "the status goes straight to the caller"
+)]
 pub fn peer<T>(request: &Request<T>) -> Result<&Identity, Status> {
     match caller(request)? {
         Peer::Mesh(identity) => Ok(identity),
@@ -338,7 +379,10 @@ pub fn peer<T>(request: &Request<T>) -> Result<&Identity, Status> {
 ///
 /// # Errors
 /// UNAUTHENTICATED for a request that did not come through a server of this module.
-#[expect(clippy::result_large_err, reason = "the status goes straight to the caller")]
+#[expect(
+    clippy::result_large_err,
+    reason = "the status goes straight to the caller"
+)]
 pub fn caller<T>(request: &Request<T>) -> Result<&Peer, Status> {
     request
         .extensions()
@@ -359,7 +403,10 @@ pub fn impersonate<T>(request: &mut Request<T>, peer: Peer) {
 
 /// When the caller stops waiting, if it said so.
 pub fn deadline<T>(request: &Request<T>) -> Option<tokio::time::Instant> {
-    request.extensions().get::<call::Deadline>().map(|deadline| deadline.0)
+    request
+        .extensions()
+        .get::<call::Deadline>()
+        .map(|deadline| deadline.0)
 }
 
 #[cfg(test)]

@@ -123,7 +123,10 @@ mod tests {
     #[test]
     fn reasons_used_here_exist_on_the_wire() {
         for name in [OVERLOADED, IDENTITY_MISMATCH, NOT_READY] {
-            assert!(proto::types::v1::Reason::from_str_name(name).is_some(), "{name}");
+            assert!(
+                proto::types::v1::Reason::from_str_name(name).is_some(),
+                "{name}"
+            );
         }
     }
 }

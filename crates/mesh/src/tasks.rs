@@ -40,7 +40,11 @@ pub struct Death {
 impl Tasks {
     /// Tasks that follow `drain`.
     pub fn new(drain: Drain) -> Self {
-        Self { tracker: TaskTracker::new(), drain, death: Arc::default() }
+        Self {
+            tracker: TaskTracker::new(),
+            drain,
+            death: Arc::default(),
+        }
     }
 
     /// The drain that the tasks follow.
@@ -111,7 +115,11 @@ impl Tasks {
 
     /// Finite work of one sort, at most `max` at a time.
     pub fn pool(&self, name: &'static str, max: usize) -> Pool {
-        Pool { name, room: Arc::new(Semaphore::new(max)), tasks: self.clone() }
+        Pool {
+            name,
+            room: Arc::new(Semaphore::new(max)),
+            tasks: self.clone(),
+        }
     }
 
     /// Waits until a task died that must not. Pending for ever if none does.
@@ -134,7 +142,9 @@ impl Tasks {
     /// Waits until every task has ended, at most for `limit`. Says whether they did.
     pub async fn wait(&self, limit: Duration) -> bool {
         self.tracker.close();
-        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+        tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok()
     }
 
     /// Tasks that run now.
@@ -262,9 +272,10 @@ mod tests {
         pool.try_spawn(async move { drop(held.await) }).unwrap();
         let refused = pool.try_spawn(async {});
         drop(release);
-        tokio::time::timeout(Duration::from_secs(5), pool.spawn(async {})).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), pool.spawn(async {}))
+            .await
+            .unwrap();
 
         assert_eq!(refused, Err(Full { name: "calls" }));
     }
-
 }

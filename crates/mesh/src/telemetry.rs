@@ -5,7 +5,7 @@
 //! bounded and nothing here ever waits: spans that do not fit are dropped.
 
 pub mod span_file;
-mod traceparent;
+pub mod traceparent;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::telemetry::span_file::SpanFile;
 pub use crate::telemetry::traceparent::{
-    HEADER, add_link, current_traceparent, recorded_trace_id, set_parent, traceparent_of,
+    HEADER, add_link, current_traceparent, link, recorded_trace_id, set_parent, traceparent_of,
 };
 
 /// Longest wait for spans to leave when the process ends.
@@ -131,7 +131,9 @@ impl Params {
     /// [`TelemetryError`] naming the value.
     pub fn check(&self) -> Result<(), TelemetryError> {
         if !(0.0..=1.0).contains(&self.sample_ratio) {
-            return Err(TelemetryError::BadRatio { ratio: self.sample_ratio });
+            return Err(TelemetryError::BadRatio {
+                ratio: self.sample_ratio,
+            });
         }
         if self.queue == 0 {
             return Err(TelemetryError::NoQueue);
@@ -196,8 +198,9 @@ pub fn build(
         .with_tracked_inactivity(false)
         .with_context_activation(false)
         .with_filter(filter_fn(is_traced));
-    let subscriber =
-        Registry::default().with(spans).with(log_layer(params.log_format).with_filter(filter));
+    let subscriber = Registry::default()
+        .with(spans)
+        .with(log_layer(params.log_format).with_filter(filter));
     let filter = LogFilter::of(handle);
     Ok((subscriber, Telemetry { provider, filter }))
 }
@@ -215,10 +218,20 @@ where
 
 /// Our spans. Libraries below gRPC would trace the exporter's own calls, which make further spans.
 fn is_traced(metadata: &Metadata<'_>) -> bool {
-    const NOISY: [&str; 7] = ["h2", "hyper", "tonic", "tower", "rustls", "opentelemetry", "axum"];
+    const NOISY: [&str; 7] = [
+        "h2",
+        "hyper",
+        "tonic",
+        "tower",
+        "rustls",
+        "opentelemetry",
+        "axum",
+    ];
     metadata.is_span()
         && *metadata.level() <= Level::INFO
-        && !NOISY.iter().any(|noisy| metadata.target().starts_with(noisy))
+        && !NOISY
+            .iter()
+            .any(|noisy| metadata.target().starts_with(noisy))
 }
 
 fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
@@ -227,11 +240,16 @@ fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider,
         .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())))
         .build();
     let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(params.sample_ratio)));
-    let mut builder =
-        SdkTracerProvider::builder().with_resource(resource).with_sampler(sampler);
+    let mut builder = SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_sampler(sampler);
     if let Some(path) = &params.span_file {
-        let file = SpanFile::open(path, service, params.queue)
-            .map_err(|source| TelemetryError::SpanFile { path: path.clone(), source })?;
+        let file = SpanFile::open(path, service, params.queue).map_err(|source| {
+            TelemetryError::SpanFile {
+                path: path.clone(),
+                source,
+            }
+        })?;
         builder = builder.with_span_processor(file);
     }
     if let Some(endpoint) = &params.otlp_endpoint {
@@ -240,12 +258,17 @@ fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider,
             .with_endpoint(endpoint)
             .with_timeout(FLUSH_TIMEOUT)
             .build()
-            .map_err(|source| TelemetryError::Otlp { endpoint: endpoint.clone(), source })?;
+            .map_err(|source| TelemetryError::Otlp {
+                endpoint: endpoint.clone(),
+                source,
+            })?;
         let batch = BatchConfigBuilder::default()
             .with_max_queue_size(params.queue)
             .with_scheduled_delay(EXPORT_EVERY)
             .build();
-        let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
+        let processor = BatchSpanProcessor::builder(exporter)
+            .with_batch_config(batch)
+            .build();
         builder = builder.with_span_processor(processor);
     }
     Ok(builder.build())
@@ -254,7 +277,10 @@ fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider,
 fn parse_filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
         .parse(text)
-        .map_err(|source| TelemetryError::BadFilter { text: text.to_owned(), source })
+        .map_err(|source| TelemetryError::BadFilter {
+            text: text.to_owned(),
+            source,
+        })
 }
 
 /// Changes which log lines are shown, while the process runs.
@@ -311,7 +337,10 @@ mod tests {
     }
 
     fn to_file(dir: &tempfile::TempDir) -> Params {
-        Params { span_file: Some(dir.path().join("spans.jsonl")), ..Params::default() }
+        Params {
+            span_file: Some(dir.path().join("spans.jsonl")),
+            ..Params::default()
+        }
     }
 
     #[test]
@@ -322,12 +351,17 @@ mod tests {
         let spans = spans(&to_file(&dir), || {
             let span = tracing::info_span!("agent.add", eni.id = "eni-1");
             set_parent(&span, REMOTE);
-            add_link(&span, "00-11111111111111111111111111111111-2222222222222222-01");
+            add_link(
+                &span,
+                "00-11111111111111111111111111111111-2222222222222222-01",
+            );
             let _entered = span.enter();
             inside = current_traceparent();
         });
 
-        let [span] = spans.as_slice() else { panic!("{spans:?}") };
+        let [span] = spans.as_slice() else {
+            panic!("{spans:?}")
+        };
         assert_eq!(span["name"], "agent.add");
         assert_eq!(span["service"], "tester");
         assert_eq!(span["trace_id"], "0af7651916cd43dd8448eb211c80319c");
@@ -335,7 +369,10 @@ mod tests {
         assert_eq!(span["attributes"]["eni.id"], "eni-1");
         assert_eq!(span["links"][0]["span_id"], "2222222222222222");
         let id = span["span_id"].as_str().unwrap();
-        assert_eq!(inside.unwrap(), format!("00-0af7651916cd43dd8448eb211c80319c-{id}-01"));
+        assert_eq!(
+            inside.unwrap(),
+            format!("00-0af7651916cd43dd8448eb211c80319c-{id}-01")
+        );
         assert!(span["end_unix_nano"].as_u64() >= span["start_unix_nano"].as_u64());
     }
 
@@ -357,7 +394,10 @@ mod tests {
     #[test]
     fn ratio_of_zero_records_only_what_the_caller_records() {
         let dir = tempfile::tempdir().unwrap();
-        let params = Params { sample_ratio: 0.0, ..to_file(&dir) };
+        let params = Params {
+            sample_ratio: 0.0,
+            ..to_file(&dir)
+        };
         let mut unsampled = None;
 
         let spans = spans(&params, || {
@@ -387,10 +427,22 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         for params in [
-            Params { sample_ratio: 1.5, ..Params::default() },
-            Params { sample_ratio: f64::NAN, ..Params::default() },
-            Params { queue: 0, ..Params::default() },
-            Params { log_filter: "a=b=c".to_owned(), ..Params::default() },
+            Params {
+                sample_ratio: 1.5,
+                ..Params::default()
+            },
+            Params {
+                sample_ratio: f64::NAN,
+                ..Params::default()
+            },
+            Params {
+                queue: 0,
+                ..Params::default()
+            },
+            Params {
+                log_filter: "a=b=c".to_owned(),
+                ..Params::default()
+            },
         ] {
             assert!(params.check().is_err(), "{params:?}");
         }

@@ -61,7 +61,11 @@ pub struct TlsConfig {
 impl TlsConfig {
     /// The files of a directory as [`Issued::write`](crate::ca::Issued::write) names them.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { ca: dir.join("ca.crt"), cert: dir.join("tls.crt"), key: dir.join("tls.key") }
+        Self {
+            ca: dir.join("ca.crt"),
+            cert: dir.join("tls.crt"),
+            key: dir.join("tls.key"),
+        }
     }
 }
 
@@ -177,7 +181,9 @@ pub struct TlsMaterial {
 
 impl std::fmt::Debug for TlsMaterial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsMaterial").field("identity", &self.identity()).finish_non_exhaustive()
+        f.debug_struct("TlsMaterial")
+            .field("identity", &self.identity())
+            .finish_non_exhaustive()
     }
 }
 
@@ -191,7 +197,13 @@ impl TlsMaterial {
         let counters = Counters::default();
         counters.expiry.set(seconds(current.not_after));
         let current = ArcSwap::from_pointee(current);
-        Ok(Self { shared: Arc::new(Shared { config: config.clone(), current, counters }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config: config.clone(),
+                current,
+                counters,
+            }),
+        })
     }
 
     /// Who we are.
@@ -209,7 +221,11 @@ impl TlsMaterial {
     /// # Errors
     /// [`TlsError`]; the material in use stays, and a counter rises.
     pub fn reload_now(&self) -> Result<bool, TlsError> {
-        let Shared { config, current, counters } = &*self.shared;
+        let Shared {
+            config,
+            current,
+            counters,
+        } = &*self.shared;
         let fresh = read(config).and_then(|files| {
             if files == current.load().files {
                 return Ok(None);
@@ -244,11 +260,16 @@ impl TlsMaterial {
                     () = tokio::time::sleep(every) => {}
                 }
                 match this.reload_now() {
-                    Ok(true) => tracing::info!(identity = %this.identity(), "certificates reloaded"),
+                    Ok(true) => {
+                        tracing::info!(identity = %this.identity(), "certificates reloaded")
+                    }
                     Ok(false) => {}
                     Err(error) => {
                         let error = anyhow::Error::from(error);
-                        tracing::warn!(error = format!("{error:#}"), "certificates kept as they were");
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "certificates kept as they were"
+                        );
                     }
                 }
             }
@@ -258,7 +279,11 @@ impl TlsMaterial {
     /// Shows reloads, failures and the end of the certificate among the metrics.
     pub fn register(&self, registry: &Registry) {
         let counters = &self.shared.counters;
-        registry.register("tls_reloads", "certificates swapped in", counters.reloads.clone());
+        registry.register(
+            "tls_reloads",
+            "certificates swapped in",
+            counters.reloads.clone(),
+        );
         registry.register(
             "tls_reload_failures",
             "certificates that could not be used; the ones before stay",
@@ -303,10 +328,16 @@ impl TlsMaterial {
 
 fn read(config: &TlsConfig) -> Result<Files, TlsError> {
     let file = |path: &Path| {
-        std::fs::read(path)
-            .map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+        std::fs::read(path).map_err(|source| TlsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })
     };
-    Ok(Files { ca: file(&config.ca)?, cert: file(&config.cert)?, key: file(&config.key)? })
+    Ok(Files {
+        ca: file(&config.ca)?,
+        cert: file(&config.cert)?,
+        key: file(&config.key)?,
+    })
 }
 
 impl Current {
@@ -314,7 +345,11 @@ impl Current {
         let roots = roots(&config.ca, &files.ca)?;
         let chain = certificates(&config.cert, &files.cert)?;
         let Some(leaf) = chain.first() else {
-            return Err(malformed(&config.cert, "certificate", "no certificate in it"));
+            return Err(malformed(
+                &config.cert,
+                "certificate",
+                "no certificate in it",
+            ));
         };
         let not_after = validity(&config.cert, leaf)?;
         let client_verifier = ClientIdentity::verifier(
@@ -323,8 +358,10 @@ impl Current {
                 .map_err(|error| malformed(&config.ca, "CA", error))?,
         );
         check_chain(config, &*client_verifier, &roots, &chain)?;
-        let identity = Identity::of_certificate(leaf)
-            .map_err(|source| TlsError::NoIdentity { path: config.cert.clone(), source })?;
+        let identity = Identity::of_certificate(leaf).map_err(|source| TlsError::NoIdentity {
+            path: config.cert.clone(),
+            source,
+        })?;
         let key = PrivateKeyDer::from_pem_slice(&files.key)
             .map_err(|error| malformed(&config.key, "private key", error))?;
         let certified = CertifiedKey::from_der(chain, key, &provider())
@@ -338,14 +375,23 @@ impl Current {
         server.alpn_protocols = vec![H2.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { files, identity, not_after, roots, certified, server: Arc::new(server) })
+        Ok(Self {
+            files,
+            identity,
+            not_after,
+            roots,
+            certified,
+            server: Arc::new(server),
+        })
     }
 }
 
 fn roots(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, pem)? {
-        roots.add(certificate).map_err(|error| malformed(path, "CA certificate", error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| malformed(path, "CA certificate", error))?;
     }
     if roots.is_empty() {
         return Err(malformed(path, "CA certificate", "no certificate in it"));
@@ -361,11 +407,10 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 
 /// The end of the certificate, if it is valid now.
 fn validity(path: &Path, leaf: &CertificateDer<'_>) -> Result<SystemTime, TlsError> {
-    let (_, parsed) = X509Certificate::from_der(leaf)
-        .map_err(|error| malformed(path, "certificate", error))?;
-    let at = |seconds: i64| {
-        UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-    };
+    let (_, parsed) =
+        X509Certificate::from_der(leaf).map_err(|error| malformed(path, "certificate", error))?;
+    let at =
+        |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     let not_before = at(parsed.validity().not_before.timestamp());
     let not_after = at(parsed.validity().not_after.timestamp());
     let now = clock::wall();
@@ -373,11 +418,17 @@ fn validity(path: &Path, leaf: &CertificateDer<'_>) -> Result<SystemTime, TlsErr
         && !ahead.is_zero()
     {
         let ahead = Duration::from_secs(ahead.as_secs());
-        return Err(TlsError::NotYetValid { path: path.to_owned(), ahead });
+        return Err(TlsError::NotYetValid {
+            path: path.to_owned(),
+            ahead,
+        });
     }
     if let Ok(ago) = now.duration_since(not_after) {
         let ago = Duration::from_secs(ago.as_secs());
-        return Err(TlsError::Expired { path: path.to_owned(), ago });
+        return Err(TlsError::Expired {
+            path: path.to_owned(),
+            ago,
+        });
     }
     Ok(not_after)
 }
@@ -389,7 +440,9 @@ fn check_chain(
     roots: &RootCertStore,
     chain: &[CertificateDer<'static>],
 ) -> Result<(), TlsError> {
-    let Some((leaf, intermediates)) = chain.split_first() else { return Ok(()) };
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Ok(());
+    };
     let now = UnixTime::now();
     as_client
         .verify_client_cert(leaf, intermediates, now)
@@ -398,7 +451,10 @@ fn check_chain(
         .map_err(|error| match error {
             rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            ) => TlsError::Foreign { path: config.cert.clone(), ca: config.ca.clone() },
+            ) => TlsError::Foreign {
+                path: config.cert.clone(),
+                ca: config.ca.clone(),
+            },
             rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
                 match other.0.downcast_ref::<IdentityError>() {
                     Some(source) => TlsError::NoIdentity {
@@ -414,23 +470,33 @@ fn check_chain(
 
 fn key_error(config: &TlsConfig, error: &rustls::Error) -> TlsError {
     match error {
-        rustls::Error::InconsistentKeys(_) => {
-            TlsError::KeyMismatch { path: config.key.clone(), cert: config.cert.clone() }
-        }
+        rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
+            path: config.key.clone(),
+            cert: config.cert.clone(),
+        },
         other => malformed(&config.key, "private key", other),
     }
 }
 
 fn malformed(path: &Path, wanted: &'static str, detail: impl ToString) -> TlsError {
-    TlsError::Malformed { path: path.to_owned(), wanted, detail: detail.to_string() }
+    TlsError::Malformed {
+        path: path.to_owned(),
+        wanted,
+        detail: detail.to_string(),
+    }
 }
 
 fn unfit(path: &Path, detail: impl ToString) -> TlsError {
-    TlsError::Unfit { path: path.to_owned(), detail: detail.to_string() }
+    TlsError::Unfit {
+        path: path.to_owned(),
+        detail: detail.to_string(),
+    }
 }
 
 fn seconds(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 /// The end of a peer's certificate.

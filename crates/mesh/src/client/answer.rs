@@ -29,7 +29,12 @@ impl Answer {
     ) -> Response<Body> {
         response.map(|inner| {
             let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-            Body::new(Self { inner, deadline, target, failed: false })
+            Body::new(Self {
+                inner,
+                deadline,
+                target,
+                failed: false,
+            })
         })
     }
 }

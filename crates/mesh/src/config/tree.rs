@@ -31,7 +31,10 @@ enum Node {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { node: Node::Table(BTreeMap::new()), origin: Origin::Nowhere }
+        Self {
+            node: Node::Table(BTreeMap::new()),
+            origin: Origin::Nowhere,
+        }
     }
 }
 
@@ -43,10 +46,16 @@ impl Tree {
     fn of_value(value: Value, origin: &Origin) -> Self {
         let node = match value {
             Value::Table(table) => Node::Table(
-                table.into_iter().map(|(key, value)| (key, Self::of_value(value, origin))).collect(),
+                table
+                    .into_iter()
+                    .map(|(key, value)| (key, Self::of_value(value, origin)))
+                    .collect(),
             ),
             Value::Array(values) => Node::List(
-                values.into_iter().map(|value| Self::of_value(value, origin)).collect(),
+                values
+                    .into_iter()
+                    .map(|value| Self::of_value(value, origin))
+                    .collect(),
             ),
             leaf @ (Value::String(_)
             | Value::Integer(_)
@@ -54,7 +63,10 @@ impl Tree {
             | Value::Boolean(_)
             | Value::Datetime(_)) => Node::Leaf(leaf),
         };
-        Self { node, origin: origin.clone() }
+        Self {
+            node,
+            origin: origin.clone(),
+        }
     }
 
     /// Puts a text at a key, making sections on the way. Fails with the path of a value that is in
@@ -70,7 +82,10 @@ impl Tree {
             let Node::Table(table) = &mut tree.node else {
                 return Err(path.get(..depth).unwrap_or_default().join("."));
             };
-            let section = || Self { node: Node::Table(BTreeMap::new()), origin: origin.clone() };
+            let section = || Self {
+                node: Node::Table(BTreeMap::new()),
+                origin: origin.clone(),
+            };
             tree = table.entry(part.clone()).or_insert_with(section);
         }
         tree.node = Node::Text(text.to_owned());
@@ -124,7 +139,10 @@ impl std::error::Error for KeyError {}
 
 impl de::Error for KeyError {
     fn custom<T: Display>(message: T) -> Self {
-        Self { path: Vec::new(), message: message.to_string() }
+        Self {
+            path: Vec::new(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -170,8 +188,14 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, KeyError> {
         match &self.0.node {
-            Node::Table(table) => visitor.visit_map(Entries { rest: table.iter(), next: None }),
-            Node::List(list) => visitor.visit_seq(Elements { rest: list.iter(), at: 0 }),
+            Node::Table(table) => visitor.visit_map(Entries {
+                rest: table.iter(),
+                next: None,
+            }),
+            Node::List(list) => visitor.visit_seq(Elements {
+                rest: list.iter(),
+                at: 0,
+            }),
             Node::Leaf(Value::String(text)) => visitor.visit_str(text),
             Node::Leaf(Value::Integer(number)) => visitor.visit_i64(*number),
             Node::Leaf(Value::Float(number)) => visitor.visit_f64(*number),
@@ -229,14 +253,19 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, KeyError> {
         match &self.0.node {
-            Node::Text(text) => visitor.visit_enum(Variant { name: text, content: None }),
-            Node::Leaf(Value::String(text)) => {
-                visitor.visit_enum(Variant { name: text, content: None })
-            }
+            Node::Text(text) => visitor.visit_enum(Variant {
+                name: text,
+                content: None,
+            }),
+            Node::Leaf(Value::String(text)) => visitor.visit_enum(Variant {
+                name: text,
+                content: None,
+            }),
             Node::Table(table) if table.len() == 1 => match table.iter().next() {
-                Some((name, content)) => {
-                    visitor.visit_enum(Variant { name, content: Some(content) })
-                }
+                Some((name, content)) => visitor.visit_enum(Variant {
+                    name,
+                    content: Some(content),
+                }),
                 None => Err(de::Error::custom("a variant's name is missing")),
             },
             Node::Table(_) | Node::List(_) | Node::Leaf(_) => {
@@ -263,16 +292,21 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, KeyError> {
         self.next = self.rest.next();
-        let Some((key, _)) = self.next else { return Ok(None) };
+        let Some((key, _)) = self.next else {
+            return Ok(None);
+        };
         let name: StrDeserializer<'_, KeyError> = key.as_str().into_deserializer();
-        seed.deserialize(name).map(Some).map_err(|error| error.at(key))
+        seed.deserialize(name)
+            .map(Some)
+            .map_err(|error| error.at(key))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, KeyError> {
         let Some((key, tree)) = self.next.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Reader(tree)).map_err(|error| error.at(key))
+        seed.deserialize(Reader(tree))
+            .map_err(|error| error.at(key))
     }
 }
 
@@ -288,10 +322,14 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, KeyError> {
-        let Some(tree) = self.rest.next() else { return Ok(None) };
+        let Some(tree) = self.rest.next() else {
+            return Ok(None);
+        };
         let at = self.at;
         self.at += 1;
-        seed.deserialize(Reader(tree)).map(Some).map_err(|error| error.at(at.to_string()))
+        seed.deserialize(Reader(tree))
+            .map(Some)
+            .map_err(|error| error.at(at.to_string()))
     }
 }
 
@@ -317,7 +355,9 @@ struct Content<'a>(Option<&'a Tree>);
 
 impl Content<'_> {
     fn reader(&self) -> Result<Reader<'_>, KeyError> {
-        self.0.map(Reader).ok_or_else(|| de::Error::custom("the variant needs content"))
+        self.0
+            .map(Reader)
+            .ok_or_else(|| de::Error::custom("the variant needs content"))
     }
 }
 

@@ -43,12 +43,7 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new(
-        routes: Routes,
-        table: Table,
-        metrics: RpcMetrics,
-        params: &Params,
-    ) -> Self {
+    pub(crate) fn new(routes: Routes, table: Table, metrics: RpcMetrics, params: &Params) -> Self {
         Self {
             routes,
             table,
@@ -113,9 +108,14 @@ impl Calls {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the status goes straight to the caller")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the status goes straight to the caller"
+    )]
     fn deadline(&self, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
-        let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+        let Some(value) = headers.get("grpc-timeout") else {
+            return Ok(None);
+        };
         match value.to_str().ok().and_then(timeout_of) {
             Some(timeout) => Ok(Some(Instant::now() + timeout.min(self.deadline_max))),
             None => Err(Status::invalid_argument("grpc-timeout can not be read")),
@@ -152,16 +152,23 @@ fn trace(method: &'static str, peer: &Peer, headers: &HeaderMap) -> Span {
         rpc.grpc.status_code = field::Empty,
         rpc.peer = field::display(peer.kind()),
     );
-    if let Some(parent) = headers.get(telemetry::HEADER).and_then(|value| value.to_str().ok()) {
+    if let Some(parent) = headers
+        .get(telemetry::HEADER)
+        .and_then(|value| value.to_str().ok())
+    {
         telemetry::set_parent(&span, parent);
     }
     span
 }
 
 fn overloaded() -> Status {
-    Refusal::new(Code::ResourceExhausted, OVERLOADED, "too many calls in flight")
-        .retry_after(COME_BACK)
-        .into_status()
+    Refusal::new(
+        Code::ResourceExhausted,
+        OVERLOADED,
+        "too many calls in flight",
+    )
+    .retry_after(COME_BACK)
+    .into_status()
 }
 
 fn forbidden(peer: &Peer, method: &str) -> Status {
@@ -211,7 +218,18 @@ mod tests {
 
     #[test]
     fn malformed_timeout_is_refused() {
-        for text in ["", "S", "1", "1s", "-1S", "123456789S", "1.5S", "1 S", "1é", "+1S"] {
+        for text in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "-1S",
+            "123456789S",
+            "1.5S",
+            "1 S",
+            "1é",
+            "+1S",
+        ] {
             assert_eq!(timeout_of(text), None, "{text}");
         }
     }

@@ -16,9 +16,6 @@ use crate::server::Params;
 use crate::server::call::Calls;
 use crate::tasks::Tasks;
 
-/// How long calls in flight may go on once the caller's certificate has ended.
-const LAST_CALLS: Duration = Duration::from_secs(5);
-
 /// Longest life of a connection without a certificate's end; only keeps arithmetic in range.
 const LIFE_MAX: Duration = Duration::from_hours(24 * 365);
 
@@ -74,7 +71,12 @@ where
         None => {
             // GOAWAY: nothing new, what runs may finish.
             serving.as_mut().graceful_shutdown();
-            let limit = if drain.draining().is_cancelled() { LIFE_MAX } else { LAST_CALLS };
+            let last_calls = Duration::from_millis(params.expiry_grace_ms);
+            let limit = if drain.draining().is_cancelled() {
+                LIFE_MAX
+            } else {
+                last_calls
+            };
             tokio::select! {
                 biased;
                 ended = &mut serving => ended,

@@ -34,7 +34,13 @@ impl Finish {
         span: Span,
         metrics: RpcMetrics,
     ) -> Self {
-        Self { method, started, span, metrics, noted: false }
+        Self {
+            method,
+            started,
+            span,
+            metrics,
+            noted: false,
+        }
     }
 
     pub(crate) fn with(mut self, code: Code) {
@@ -50,7 +56,12 @@ impl Finish {
             self.span.record("otel.status_code", "ERROR");
         }
         let trace_id = telemetry::recorded_trace_id(&self.span);
-        self.metrics.finished(self.method, code, self.started.elapsed().as_secs_f64(), trace_id);
+        self.metrics.finished(
+            self.method,
+            code,
+            self.started.elapsed().as_secs_f64(),
+            trace_id,
+        );
         tracing::debug!(parent: &self.span, method = self.method, code = code_name(code), "call");
     }
 }
@@ -127,8 +138,9 @@ impl hyper::body::Body for Reply {
         }
         let span = this.finish.span.clone();
         let _entered = span.enter();
-        let polled =
-            catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.inner).poll_frame(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            Pin::new(&mut this.inner).poll_frame(context)
+        }));
         let frame = match polled {
             Ok(Poll::Ready(frame)) => frame,
             Ok(Poll::Pending) => {
@@ -172,5 +184,7 @@ impl hyper::body::Body for Reply {
 }
 
 fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers.get(GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+    headers
+        .get(GRPC_STATUS)
+        .map(|value| Code::from_bytes(value.as_bytes()))
 }

@@ -11,8 +11,9 @@ use tonic::Code;
 use crate::metrics::Registry;
 
 /// From a call that stays on the node to one that waits for the cloud, in seconds.
-const BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0];
+const BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 20.0, 60.0,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Finished {
@@ -36,7 +37,8 @@ struct Trace {
     trace_id: String,
 }
 
-type Durations = Family<Method, HistogramWithExemplars<Trace>, fn() -> HistogramWithExemplars<Trace>>;
+type Durations =
+    Family<Method, HistogramWithExemplars<Trace>, fn() -> HistogramWithExemplars<Trace>>;
 
 /// Why somebody did not get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -53,7 +55,9 @@ pub enum HandshakeFailure {
 
 impl HandshakeFailure {
     pub(crate) fn of(error: &std::io::Error) -> Self {
-        let by_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let by_tls = error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<rustls::Error>());
         if by_tls { Self::Refused } else { Self::Broken }
     }
 }
@@ -74,22 +78,40 @@ impl RpcMetrics {
     pub fn register(registry: &Registry) -> Self {
         let this = Self {
             finished: Family::default(),
-            durations: Family::new_with_constructor(|| HistogramWithExemplars::new(BUCKETS.into_iter())),
+            durations: Family::new_with_constructor(|| {
+                HistogramWithExemplars::new(BUCKETS.into_iter())
+            }),
             in_flight: Gauge::default(),
             panics: Counter::default(),
             shed: Counter::default(),
             handshakes: Family::default(),
         };
-        registry.register("rpc_server_calls", "calls by method and code", this.finished.clone());
+        registry.register(
+            "rpc_server_calls",
+            "calls by method and code",
+            this.finished.clone(),
+        );
         registry.register_with_unit(
             "rpc_server_duration",
             "time from the request to the end of the answer",
             Unit::Seconds,
             this.durations.clone(),
         );
-        registry.register("rpc_server_in_flight", "calls a handler works on", this.in_flight.clone());
-        registry.register("rpc_server_panics", "handlers that panicked", this.panics.clone());
-        registry.register("rpc_server_shed", "calls refused for overload", this.shed.clone());
+        registry.register(
+            "rpc_server_in_flight",
+            "calls a handler works on",
+            this.in_flight.clone(),
+        );
+        registry.register(
+            "rpc_server_panics",
+            "handlers that panicked",
+            this.panics.clone(),
+        );
+        registry.register(
+            "rpc_server_shed",
+            "calls refused for overload",
+            this.shed.clone(),
+        );
         registry.register(
             "rpc_server_handshake_failures",
             "connections that did not get in",
@@ -105,10 +127,17 @@ impl RpcMetrics {
         seconds: f64,
         trace_id: Option<String>,
     ) {
-        self.finished.get_or_create(&Finished { method, code: code_name(code) }).inc();
-        self.durations
-            .get_or_create(&Method { method })
-            .observe(seconds, trace_id.map(|trace_id| Trace { trace_id }), None);
+        self.finished
+            .get_or_create(&Finished {
+                method,
+                code: code_name(code),
+            })
+            .inc();
+        self.durations.get_or_create(&Method { method }).observe(
+            seconds,
+            trace_id.map(|trace_id| Trace { trace_id }),
+            None,
+        );
     }
 
     pub(crate) fn panicked(&self) {

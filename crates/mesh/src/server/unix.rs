@@ -34,7 +34,13 @@ impl SocketFile {
         std::fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
         let inode = std::fs::symlink_metadata(&fresh)?.ino();
         std::fs::rename(&fresh, path)?;
-        Ok((listener, Self { path: path.to_owned(), inode }))
+        Ok((
+            listener,
+            Self {
+                path: path.to_owned(),
+                inode,
+            },
+        ))
     }
 
     /// Removes the file, unless another process has put its own there.
@@ -50,11 +56,15 @@ fn refuse_if_alive(path: &Path) -> std::io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
-        Ok(found) if !found.file_type().is_socket() => {
-            Err(Error::new(ErrorKind::AlreadyExists, "there is something that is not a socket"))
-        }
+        Ok(found) if !found.file_type().is_socket() => Err(Error::new(
+            ErrorKind::AlreadyExists,
+            "there is something that is not a socket",
+        )),
         Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
+            Ok(_) => Err(Error::new(
+                ErrorKind::AddrInUse,
+                "another process serves this socket",
+            )),
             Err(_) => Ok(()),
         },
     }

@@ -46,7 +46,10 @@ impl SpanFile {
         let writer = std::thread::Builder::new()
             .name("span-file".to_owned())
             .spawn(move || write_all(file, service, &receiver))?;
-        Ok(Self { queue: sender, writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            queue: sender,
+            writer: Mutex::new(Some(writer)),
+        })
     }
 }
 
@@ -65,17 +68,30 @@ impl SpanProcessor for SpanFile {
 
     fn force_flush(&self) -> OTelSdkResult {
         let (done, wait) = sync_channel(1);
-        self.queue.send(Item::Flush(done)).map_err(|_| OTelSdkError::AlreadyShutdown)?;
+        self.queue
+            .send(Item::Flush(done))
+            .map_err(|_| OTelSdkError::AlreadyShutdown)?;
         let limit = Duration::from_secs(5);
-        wait.recv_timeout(limit).map_err(|_| OTelSdkError::Timeout(limit))
+        wait.recv_timeout(limit)
+            .map_err(|_| OTelSdkError::Timeout(limit))
     }
 
     fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(writer) = writer else { return Err(OTelSdkError::AlreadyShutdown) };
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(writer) = writer else {
+            return Err(OTelSdkError::AlreadyShutdown);
+        };
         // The writer drains what is queued before it sees the end; a file does not hang.
         let ended = self.queue.send(Item::End).is_ok() && writer.join().is_ok();
-        if ended { Ok(()) } else { Err(OTelSdkError::InternalFailure("span writer died".into())) }
+        if ended {
+            Ok(())
+        } else {
+            Err(OTelSdkError::InternalFailure("span writer died".into()))
+        }
     }
 }
 
@@ -103,8 +119,10 @@ fn write_all(mut file: File, service: &str, queue: &Receiver<Item>) {
         let written = file.write_all(&lines).is_ok();
         lines.clear();
         for done in waiting {
-            // Nobody listens any more: then nobody needs to know.
-            drop(done.try_send(()));
+            match done.try_send(()) {
+                // Nobody listens any more: then nobody needs to know.
+                Ok(()) | Err(_) => {}
+            }
         }
         if ended || !written {
             return;

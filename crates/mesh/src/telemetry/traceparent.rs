@@ -2,9 +2,7 @@
 //!
 //! Source: W3C Trace Context, §3.2 (header `traceparent`, version 00).
 
-use opentelemetry::trace::{
-    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState,
-};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -58,9 +56,19 @@ pub fn add_link(span: &Span, traceparent: &str) {
     }
 }
 
+/// Links `span` to another span of this process, as [`add_link`] does to a remote one.
+pub fn link(span: &Span, other: &Span) {
+    let context = other.context();
+    let other = context.span();
+    if other.span_context().is_valid() {
+        span.add_link(other.span_context().clone());
+    }
+}
+
 fn parse(text: &str) -> Option<SpanContext> {
     let mut parts = text.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     // Later versions may append fields; version ff is forbidden.
     let is_hex = |text: &str, length: usize| {
         text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))

@@ -119,7 +119,8 @@ impl ClientCertVerifier for ClientIdentity {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
+        self.chain
+            .verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -128,7 +129,8 @@ impl ClientCertVerifier for ClientIdentity {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
+        self.chain
+            .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -157,9 +159,11 @@ impl ServerIdentity {
                     .map_err(|error| Error::General(error.to_string()))?;
                 Ok(verifier)
             }
-            Expect::Kind(_) | Expect::Identity(_) => {
-                Ok(Arc::new(Self { roots, provider, expect }))
-            }
+            Expect::Kind(_) | Expect::Identity(_) => Ok(Arc::new(Self {
+                roots,
+                provider,
+                expect,
+            })),
         }
     }
 
@@ -187,7 +191,10 @@ impl ServerCertVerifier for ServerIdentity {
         if self.is_expected(&found) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(other(WrongServer { expected: self.expect.to_string(), found }))
+            Err(other(WrongServer {
+                expected: self.expect.to_string(),
+                found,
+            }))
         }
     }
 
@@ -212,6 +219,8 @@ impl ServerCertVerifier for ServerIdentity {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -1,0 +1,186 @@
+//! Every RPC of the wire contract against a real server: nobody gets in who should not.
+
+use mesh::authz::TABLE;
+use mesh::ca::{Issued, Leaf};
+use mesh::client::{Outcome, outcome};
+use mesh::identity::{CallerKind, Identity, IdentityKind};
+use mesh::server::Params;
+use mesh::status;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use rustls::pki_types::ServerName;
+use rustls::version::TLS13;
+use tonic::Code;
+
+use crate::handshake::careless_client;
+use crate::site::{DAY, PATIENCE, Running, Site, call, start};
+
+fn methods() -> Vec<String> {
+    let set = FileDescriptorSet::decode(proto::DESCRIPTOR_SET).unwrap();
+    let mut methods = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let (package, service) = (file.package(), service.name());
+                methods.push(format!("/{package}.{service}/{}", method.name()));
+            }
+        }
+    }
+    assert!(methods.len() >= 20, "{methods:?}");
+    methods
+}
+
+fn everybody() -> [Identity; 6] {
+    [
+        Identity::node("c1", "i-1"),
+        Identity::ipam("r1"),
+        Identity::gateway("g1"),
+        Identity::controller("c1"),
+        Identity::admin("jane"),
+        Identity::etcd("e1"),
+    ]
+}
+
+async fn server(site: &Site) -> Running {
+    start(
+        site.material(&Identity::gateway("g1")),
+        TABLE,
+        Params::default(),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn every_rpc_is_open_to_exactly_the_kinds_of_its_row() {
+    let site = Site::new();
+    let running = server(&site).await;
+
+    for caller in everybody() {
+        let channel = site.channel(running.address, &caller, IdentityKind::Gateway);
+        for method in methods() {
+            let row = mesh::authz::row(TABLE, &method).expect("an RPC without a row");
+            let allowed = row.callers.contains(&CallerKind::Mesh(caller.kind()));
+
+            let answer = call(&channel, &method).await;
+
+            match answer {
+                Ok(_) => assert!(allowed, "{caller} got into {method}"),
+                Err(refused) => {
+                    assert!(!allowed, "{caller} was kept out of {method}: {refused}");
+                    assert_eq!(refused.code(), Code::PermissionDenied, "{method}");
+                    let reason = status::reason(&refused);
+                    assert_eq!(
+                        reason.as_deref(),
+                        Some(status::IDENTITY_MISMATCH),
+                        "{method}"
+                    );
+                    assert_eq!(outcome(&refused), Outcome::Answered, "{method}");
+                }
+            }
+        }
+    }
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn every_rpc_is_refused_with_a_foreign_ca() {
+    let site = Site::new();
+    let running = server(&site).await;
+    // It trusts our server, and shows a certificate that another authority signed.
+    let foreign = Site::new();
+
+    for caller in everybody() {
+        let leaf = Leaf::new(&caller, DAY);
+        let shown = foreign.issue(&leaf);
+        for method in methods() {
+            let error = raw_call(&running, Some(&shown), &method).await;
+            assert!(
+                error.is_some(),
+                "{caller} of a foreign CA got into {method}"
+            );
+        }
+    }
+    assert!(
+        !running
+            .registry
+            .encode()
+            .contains("rpc_server_calls_total{"),
+        "a call came through"
+    );
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn every_rpc_is_refused_without_a_certificate() {
+    let site = Site::new();
+    let running = server(&site).await;
+
+    for method in methods() {
+        let error = raw_call(&running, None, &method).await;
+        assert!(
+            error.is_some(),
+            "somebody without a certificate got into {method}"
+        );
+    }
+    assert!(
+        !running
+            .registry
+            .encode()
+            .contains("rpc_server_calls_total{"),
+        "a call came through"
+    );
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn raw_call_with_a_good_certificate_gets_through() {
+    let site = Site::new();
+    let running = server(&site).await;
+    let leaf = Leaf::new(&Identity::ipam("r1"), DAY);
+    let shown = site.issue(&leaf);
+
+    let error = raw_call(&running, Some(&shown), "/terway.cloud.v1.Cloud/Fence").await;
+
+    assert_eq!(error, None);
+    running.tasks.drain().stop();
+}
+
+/// A call by a client that is none of ours: rustls and hyper alone. Says why it failed.
+async fn raw_call(running: &Running, shown: Option<&Issued>, method: &str) -> Option<String> {
+    let config = careless_client(shown, &TLS13);
+    let attempt = async {
+        let stream = tokio::net::TcpStream::connect(running.address).await?;
+        let name = ServerName::try_from("gateway")?;
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(name, stream)
+            .await?;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await?;
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(&[0, 0, 0, 0, 0]));
+        let request = http::Request::post(format!("http://gateway{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body)?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let refused = response
+                .headers()
+                .get("grpc-status")
+                .is_some_and(|code| code != "0");
+            if refused {
+                return Err(format!("{:?}", response.headers()).into());
+            }
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        tokio::select! {
+            answer = answer => answer,
+            ended = connection => Err(format!("connection ended: {ended:?}").into()),
+        }
+    };
+    let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> =
+        tokio::time::timeout(PATIENCE, attempt)
+            .await
+            .expect("no answer at all");
+    ended.err().map(|error| error.to_string())
+}
