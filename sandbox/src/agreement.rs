@@ -111,9 +111,10 @@ fn compare_pods(node: &NodeInputs, store: &BTreeSet<Held>, agreement: &mut Agree
                 agreement.expect_equal(&what, ("the agent's store", &ours), ("its kernel", &seen));
                 agreement.pods += 1;
             }
-            None => agreement
-                .differences
-                .push(format!("{key} is bound on {} and does not exist", node.name)),
+            None => agreement.differences.push(format!(
+                "{key} is bound on {} and does not exist",
+                node.name
+            )),
         }
         bound.extend(ours);
     }
@@ -135,12 +136,17 @@ fn in_cloud(inputs: &AuditInputs, node: &NodeInputs) -> BTreeSet<Held> {
     let enis = inputs.cloud.enis.iter().filter(|eni| {
         eni.kind == "Secondary"
             && eni.status == "InUse"
-            && eni.instance.as_ref().is_some_and(|i| i.as_str() == node.instance)
+            && eni
+                .instance
+                .as_ref()
+                .is_some_and(|i| i.as_str() == node.instance)
     });
     enis.flat_map(|eni| {
         let v4 = eni.ipv4.iter().map(|ip| IpAddr::V4(*ip));
         let v6 = eni.ipv6.iter().map(|ip| IpAddr::V6(*ip));
-        v4.chain(v6).map(|ip| (eni.id.to_string(), ip)).collect::<Vec<_>>()
+        v4.chain(v6)
+            .map(|ip| (eni.id.to_string(), ip))
+            .collect::<Vec<_>>()
     })
     .collect()
 }
@@ -183,7 +189,10 @@ pub fn pod_key(binding: &Binding) -> PodKey {
 /// The addresses of a binding.
 pub fn addresses(binding: &Binding) -> BTreeSet<IpAddr> {
     let texts = [&binding.ipv4, &binding.ipv6];
-    texts.into_iter().filter_map(|text| text.parse().ok()).collect()
+    texts
+        .into_iter()
+        .filter_map(|text| text.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -206,7 +215,6 @@ mod tests {
             }),
             eni_id: "eni-1".to_owned(),
             ipv4: IP.to_owned(),
-            done: true,
             ..Binding::default()
         };
         let eni = NodeEni {

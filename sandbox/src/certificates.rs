@@ -11,7 +11,7 @@ use crate::layout::CLUSTER;
 use crate::options::Service;
 
 /// Certificates outlive any run of the sandbox.
-const LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(14 * 24);
 
 /// Issues into folders of a run.
 #[derive(Debug)]

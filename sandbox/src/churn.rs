@@ -50,13 +50,15 @@ async fn churn_node(cluster: &Cluster, node: usize, rounds: usize) -> anyhow::Re
         if add.is_ok() {
             part.adds.push(add.duration);
         } else {
-            part.failures.push(format!("ADD of {}: {}", pod.key, add.text()));
+            part.failures
+                .push(format!("ADD of {}: {}", pod.key, add.text()));
         }
         let del = cluster.del_pod(&pod, true).await?;
         if del.is_ok() {
             part.dels.push(del.duration);
         } else {
-            part.failures.push(format!("DEL of {}: {}", pod.key, del.text()));
+            part.failures
+                .push(format!("DEL of {}: {}", pod.key, del.text()));
         }
         cluster.remove_pod(pod).await?;
     }

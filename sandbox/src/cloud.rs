@@ -137,7 +137,11 @@ impl Cloud {
             client_token: None,
         })
         .await?;
-        for ip in self.primary_addresses(&plan.id)?.iter().filter(|ip| ip.is_ipv6()) {
+        for ip in self
+            .primary_addresses(&plan.id)?
+            .iter()
+            .filter(|ip| ip.is_ipv6())
+        {
             let script = format!("address replace {ip}/128 dev eth0 nodad\n");
             shell::ip_batch(&namespace, &script).await?;
         }
@@ -209,7 +213,8 @@ pub fn eni_of<'a>(dump: &'a SimDump, eni: &EniId) -> Option<&'a EniDump> {
 /// All addresses of an ENI, IPv4 first.
 pub fn addresses(eni: &EniDump) -> Vec<IpAddr> {
     let v4 = eni.ipv4.iter().map(|ip| IpAddr::V4(*ip));
-    v4.chain(eni.ipv6.iter().map(|ip| IpAddr::V6(*ip))).collect()
+    v4.chain(eni.ipv6.iter().map(|ip| IpAddr::V6(*ip)))
+        .collect()
 }
 
 fn credentials(root: &Path) -> io::Result<PathBuf> {

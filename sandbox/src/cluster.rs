@@ -275,7 +275,9 @@ impl Cluster {
             let config = folder.join("config.toml").display().to_string();
             let mut args = vec!["--config".to_owned(), config];
             let fixed = self.options.set.get(service.binary()).into_iter().flatten();
-            let all = fixed.map(|(k, v)| (k.as_str(), v.as_str())).chain(set.iter().copied());
+            let all = fixed
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .chain(set.iter().copied());
             args.extend(all.flat_map(|(k, v)| ["--set".to_owned(), format!("{k}={v}")]));
             (self.bin_dir.join(service.binary()), args)
         };
@@ -300,9 +302,8 @@ impl Cluster {
         let mut look = tokio::time::interval(READY_LOOK);
         loop {
             look.tick().await;
-            let why = match self.readiness(service).await? {
-                None => return Ok(()),
-                Some(why) => why,
+            let Some(why) = self.readiness(service).await? else {
+                return Ok(());
             };
             if let Some(process) = self.processes.lock().await.get(&service) {
                 process.check()?;
@@ -537,7 +538,10 @@ fn bin_dir(options: &ClusterOptions) -> anyhow::Result<PathBuf> {
     };
     for binary in ["cloud-gateway", "ipam-service", "node-agent", PLUGIN] {
         if !dir.join(binary).is_file() {
-            bail!("{binary} is not in {}; build the workspace first", dir.display());
+            bail!(
+                "{binary} is not in {}; build the workspace first",
+                dir.display()
+            );
         }
     }
     Ok(dir)
@@ -546,7 +550,9 @@ fn bin_dir(options: &ClusterOptions) -> anyhow::Result<PathBuf> {
 /// The folder of the running program; test programs lie one below.
 fn beside_us() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("find the running program")?;
-    let dir = program.parent().context("the running program has no folder")?;
+    let dir = program
+        .parent()
+        .context("the running program has no folder")?;
     let dir = if dir.ends_with("deps") {
         dir.parent().unwrap_or(dir)
     } else {

@@ -88,7 +88,11 @@ pub async fn detach(cluster: &Cluster, pods: &[Pod], heal: bool) -> anyhow::Resu
 
 /// Places that nobody could reach at all, at any of their addresses, or that somebody missed.
 fn unreachable(matrix: &Matrix) -> BTreeSet<String> {
-    matrix.failures().into_iter().map(|a| a.to.clone()).collect()
+    matrix
+        .failures()
+        .into_iter()
+        .map(|a| a.to.clone())
+        .collect()
 }
 
 async fn attach_again(
@@ -139,9 +143,14 @@ impl SpoofControl {
 /// Sends from a plain host to a pod with a source that nobody owns, with the filter on, then off. The filter is on
 /// again afterwards.
 pub async fn spoof(cluster: &Cluster, pods: &[Pod]) -> anyhow::Result<SpoofControl> {
-    let host = cluster.plain_hosts().first().context("there is no plain host")?;
+    let host = cluster
+        .plain_hosts()
+        .first()
+        .context("there is no plain host")?;
     let target = pods.first().context("there are no pods")?;
-    let ip = target.address(true).context("the pod has no IPv4 address")?;
+    let ip = target
+        .address(true)
+        .context("the pod has no IPv4 address")?;
     let script = format!("address replace {}/32 dev lo\n", nobody());
     shell::ip_batch(&host.namespace, &script).await?;
     let fabric = cluster.fabric();
@@ -173,9 +182,11 @@ async fn send(from: &Namespace, to: &Namespace, ip: IpAddr) -> anyhow::Result<bo
     let source = SocketAddr::new(nobody(), 0);
     let sent = from.enter_async(move || UdpSocket::bind(source)?.send_to(b"spoofed", target));
     sent.await??;
-    let received = tokio::task::spawn_blocking(move || {
+    let heard = tokio::task::spawn_blocking(move || {
         let mut buffer = [0; 16];
         receiver.recv_from(&mut buffer)
     });
-    Ok(received.await?.is_ok_and(|(_, source)| source.ip() == nobody()))
+    Ok(heard
+        .await?
+        .is_ok_and(|(_, source)| source.ip() == nobody()))
 }

@@ -18,7 +18,9 @@ use proto::node::v1::{DumpNodeRequest, DumpNodeResponse};
 /// What the agent behind a socket holds.
 pub async fn dump_node(socket: &Path) -> anyhow::Result<DumpNodeResponse> {
     let channel = Channel::unix(socket, &Params::default());
-    let answer = InspectClient::new(channel).dump_node(DumpNodeRequest {}).await;
+    let answer = InspectClient::new(channel)
+        .dump_node(DumpNodeRequest {})
+        .await;
     let answer = answer.with_context(|| format!("ask the agent at {}", socket.display()))?;
     Ok(answer.into_inner())
 }
@@ -47,7 +49,10 @@ async fn ask_shards(at: SocketAddr, tls: TlsMaterial) -> anyhow::Result<Vec<Shar
     let expect = Expect::Kind(IdentityKind::Ipam);
     let channel = Channel::tcp(&at.to_string(), tls, expect, &Params::default())?;
     let request = DumpShardsRequest { shards: Vec::new() };
-    let mut stream = AdminClient::new(channel).dump_shards(request).await?.into_inner();
+    let mut stream = AdminClient::new(channel)
+        .dump_shards(request)
+        .await?
+        .into_inner();
     let mut shards = Vec::new();
     while let Some(shard) = stream.message().await? {
         shards.push(shard);

@@ -139,9 +139,7 @@ async fn ask(dial: &Dial) -> std::io::Result<String> {
     if let Some(source) = dial.source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
-    let stream = socket
-        .connect(SocketAddr::new(dial.target, PORT))
-        .await?;
+    let stream = socket.connect(SocketAddr::new(dial.target, PORT)).await?;
     let mut name = String::new();
     stream.take(NAME_LIMIT).read_to_string(&mut name).await?;
     Ok(name)

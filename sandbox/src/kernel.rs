@@ -61,7 +61,10 @@ impl KernelView {
 
     /// Addresses routed to links whose name starts with `prefix`.
     pub fn routed_to(&self, prefix: &str) -> BTreeSet<IpAddr> {
-        let ours = self.host_routes.iter().filter(|(_, link)| link.starts_with(prefix));
+        let ours = self
+            .host_routes
+            .iter()
+            .filter(|(_, link)| link.starts_with(prefix));
         ours.map(|(ip, _)| *ip).collect()
     }
 }

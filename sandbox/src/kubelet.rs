@@ -79,8 +79,9 @@ impl Cluster {
         let file = self.run_dir().manifests().join(manifest_file(&key));
         run_dir::write_atomically(&file, text.as_bytes()).context("write a manifest")?;
         let fabric = self.fabric().clone();
-        let netns = tokio::task::spawn_blocking(move || fabric.create_namespace(&format!("pod-{serial}")))
-            .await??;
+        let netns =
+            tokio::task::spawn_blocking(move || fabric.create_namespace(&format!("pod-{serial}")))
+                .await??;
         Ok(Pod {
             key,
             uid,
@@ -96,7 +97,9 @@ impl Cluster {
     /// ADD of a prepared pod; on success its addresses are known.
     pub async fn add_pod(&self, pod: &mut Pod) -> anyhow::Result<CniOutput> {
         let netns = Some(&pod.netns);
-        let output = self.cni(pod.node, "ADD", &pod.key, &pod.sandbox, netns).await?;
+        let output = self
+            .cni(pod.node, "ADD", &pod.key, &pod.sandbox, netns)
+            .await?;
         if output.is_ok() {
             pod.addresses = output.addresses();
             pod.addresses.sort_by_key(std::net::IpAddr::is_ipv6);
@@ -126,7 +129,8 @@ impl Cluster {
     /// DEL of a pod, with or without its namespace.
     pub async fn del_pod(&self, pod: &Pod, with_netns: bool) -> anyhow::Result<CniOutput> {
         let netns = with_netns.then_some(&pod.netns);
-        self.cni(pod.node, "DEL", &pod.key, &pod.sandbox, netns).await
+        self.cni(pod.node, "DEL", &pod.key, &pod.sandbox, netns)
+            .await
     }
 
     /// Takes away what is left of a pod after DEL: its sandbox and its manifest.

@@ -184,12 +184,7 @@ fn v6(options: &ClusterOptions, n: usize) -> Result<Option<Ipv6Net>, LayoutError
     Ok(options.dual_stack.then(parse).transpose()?)
 }
 
-fn instance(
-    name: &str,
-    role: Role,
-    zone: usize,
-    last: usize,
-) -> Result<InstancePlan, LayoutError> {
+fn instance(name: &str, role: Role, zone: usize, last: usize) -> Result<InstancePlan, LayoutError> {
     let octet = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
     Ok(InstancePlan {
         id: format!("i-{name}").parse()?,

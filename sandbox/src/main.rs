@@ -15,5 +15,9 @@ fn main() -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     let held = runtime.block_on(sandbox::up::up(&args, std::io::stdout()))?;
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

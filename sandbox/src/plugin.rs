@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// How long one call may take. kubelet gives a sandbox two minutes.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// The interface of every pod.
 pub const IFNAME: &str = "eth0";

@@ -53,10 +53,7 @@ impl Pod {
 
     /// Its address of a family.
     pub fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .copied()
-            .find(|ip| ip.is_ipv4() == v4)
+        self.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4)
     }
 }
 

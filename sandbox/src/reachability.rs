@@ -39,7 +39,9 @@ pub struct Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, target, .. } = self;
+        let Self {
+            from, to, target, ..
+        } = self;
         match &self.outcome {
             Outcome::Reached => write!(f, "{from} reached {to} at {target}"),
             Outcome::Wrong { name } => write!(f, "{from} wanted {to} at {target}, got {name}"),

@@ -77,7 +77,9 @@ impl<W: Write> Report<W> {
         let widths: Vec<_> = (0..columns).map(width).collect();
         for row in rows {
             let cells = row.iter().zip(&widths);
-            let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let cells: Vec<_> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
             self.line(format!("    {}", cells.join("  ")).trim_end());
         }
     }

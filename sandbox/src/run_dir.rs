@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use tempfile::TempDir;
 
@@ -37,7 +38,7 @@ impl RunDir {
 
     /// Leaves the folder where it is.
     pub fn keep(&self) {
-        let mut temporary = self.temporary.lock().unwrap_or_else(|e| e.into_inner());
+        let mut temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(temporary) = temporary.take() {
             let _kept_path = temporary.keep();
         }

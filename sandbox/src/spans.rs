@@ -53,7 +53,10 @@ impl Span {
 
     /// An attribute as text.
     pub fn attribute(&self, key: &str) -> Option<&str> {
-        self.attributes.get(key)?.as_str().filter(|text| !text.is_empty())
+        self.attributes
+            .get(key)?
+            .as_str()
+            .filter(|text| !text.is_empty())
     }
 }
 
@@ -64,7 +67,10 @@ pub fn read_all(folder: &Path) -> io::Result<Vec<Span>> {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "jsonl") {
             let text = fs::read_to_string(&path)?;
-            spans.extend(text.lines().filter_map(|line| serde_json::from_str(line).ok()));
+            spans.extend(
+                text.lines()
+                    .filter_map(|line| serde_json::from_str(line).ok()),
+            );
         }
     }
     spans.sort_by_key(|span: &Span| span.start_unix_nano);

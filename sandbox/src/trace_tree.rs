@@ -21,7 +21,10 @@ impl Trace {
     pub fn cold_adds(spans: &[Span]) -> Vec<Self> {
         let mut by_trace: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
         for span in spans {
-            by_trace.entry(&span.trace_id).or_default().push(span.clone());
+            by_trace
+                .entry(&span.trace_id)
+                .or_default()
+                .push(span.clone());
         }
         let mut found: Vec<_> = by_trace
             .into_values()
@@ -44,8 +47,14 @@ impl Trace {
 
     /// Spans on the way from the ADD to a cloud call with a request id, both counted; 0 if there is no such way.
     pub fn longest_chain(&self) -> usize {
-        let calls = self.spans.iter().filter(|s| s.attribute(REQUEST_ID).is_some());
-        calls.filter_map(|call| self.depth_below_add(call)).max().unwrap_or(0)
+        let calls = self
+            .spans
+            .iter()
+            .filter(|s| s.attribute(REQUEST_ID).is_some());
+        calls
+            .filter_map(|call| self.depth_below_add(call))
+            .max()
+            .unwrap_or(0)
     }
 
     fn depth_below_add(&self, span: &Span) -> Option<usize> {
@@ -63,7 +72,12 @@ impl Trace {
     /// The tree as text, one line per span.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        let start = self.spans.iter().map(|s| s.start_unix_nano).min().unwrap_or(0);
+        let start = self
+            .spans
+            .iter()
+            .map(|s| s.start_unix_nano)
+            .min()
+            .unwrap_or(0);
         let known = |id: &str| self.spans.iter().any(|s| s.span_id == id);
         let mut roots: Vec<_> = self
             .spans
@@ -85,8 +99,14 @@ impl Trace {
         let at = span.start_unix_nano.saturating_sub(start) / 1_000_000;
         let name = format!("{:indent$}{}", "", span.name, indent = depth * 2);
         let request = span.attribute(REQUEST_ID);
-        let request = request.map(|id| format!("  request id {id}")).unwrap_or_default();
-        let failed = if span.status == "error" { "  failed" } else { "" };
+        let request = request
+            .map(|id| format!("  request id {id}"))
+            .unwrap_or_default();
+        let failed = if span.status == "error" {
+            "  failed"
+        } else {
+            ""
+        };
         // Writing to a string can not fail.
         let _infallible = writeln!(
             text,

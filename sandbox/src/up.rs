@@ -112,7 +112,11 @@ async fn make_pods(cluster: &Cluster, count: usize) -> anyhow::Result<Vec<Pod>> 
     let of_node = |node: usize| async move {
         let mut pods = Vec::new();
         for n in (1..=count).filter(|n| (n - 1) % nodes + 1 == node) {
-            pods.push(cluster.create_pod(node, "default", &format!("web-{n}")).await?);
+            pods.push(
+                cluster
+                    .create_pod(node, "default", &format!("web-{n}"))
+                    .await?,
+            );
         }
         Ok::<_, anyhow::Error>(pods)
     };
@@ -173,7 +177,11 @@ async fn check_reachability<W: Write>(
     report: &mut Report<W>,
 ) -> anyhow::Result<()> {
     let hosts = cluster.plain_hosts().iter().chain(cluster.nodes());
-    let places: Vec<Place> = pods.iter().map(Pod::place).chain(hosts.map(Host::place)).collect();
+    let places: Vec<Place> = pods
+        .iter()
+        .map(Pod::place)
+        .chain(hosts.map(Host::place))
+        .collect();
     let matrix = all_pairs(&places, &places, DIAL_LIMIT).await?;
     let failures = matrix.failures();
     let family = |v4: bool| {
@@ -291,7 +299,11 @@ async fn check_controls<W: Write>(
 
 fn show_calls<W: Write>(cluster: &Cluster, report: &mut Report<W>) {
     report.step("cloud calls made");
-    let mut rows = vec![["action", "calls", "throttled", "refused"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["action", "calls", "throttled", "refused"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for (action, count) in cluster.call_counts() {
         let refused: u64 = count.refused.values().sum();
         let numbers = [count.total, count.throttled, refused];
@@ -313,7 +325,11 @@ async fn slow_pass<W: Write>(args: &UpArgs, report: &mut Report<W>) -> anyhow::R
     let cluster = Cluster::start(options).await?;
     let proof = async {
         let pods = make_pods(&cluster, 4).await?;
-        let slowest = pods.iter().filter_map(|p| p.add.as_ref()).map(|add| add.duration).max();
+        let slowest = pods
+            .iter()
+            .filter_map(|p| p.add.as_ref())
+            .map(|add| add.duration)
+            .max();
         let slowest = slowest.context("no pod was made")?;
         let text = format!("cold ADDs took up to {:.1} s", slowest.as_secs_f64());
         report.check(slowest >= Duration::from_secs(1), &text);
@@ -328,7 +344,9 @@ async fn slow_pass<W: Write>(args: &UpArgs, report: &mut Report<W>) -> anyhow::R
 async fn stay<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
     report.step("the cluster runs until Ctrl-C; to look around:");
     let root = cluster.run_dir().root().display();
-    report.line(&format!("    logs, configuration, stores, traces   ls {root}"));
+    report.line(&format!(
+        "    logs, configuration, stores, traces   ls {root}"
+    ));
     for host in cluster.nodes().iter().chain(cluster.plain_hosts()) {
         let path = host.namespace.path();
         let enter = format!("nsenter --net={} bash", path.display());
