@@ -37,18 +37,13 @@ impl Reply for () {
 }
 
 /// Addresses to put on an ENI: chosen by the caller, chosen by the cloud, or none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Pick<A> {
     /// None of this family.
+    #[default]
     Nothing,
     /// Exactly these.
     Listed(Vec<A>),
     /// So many, chosen by the cloud.
     Count(u32),
-}
-
-impl<A> Default for Pick<A> {
-    fn default() -> Self {
-        Self::Nothing
-    }
 }

@@ -70,18 +70,17 @@ pub fn canonical_query(query: &[(String, String)]) -> String {
 /// `name:value\n` for each header, names in lower case and sorted, values trimmed; several values of one name are
 /// sorted and joined by commas.
 pub fn canonical_headers(headers: &[(String, String)]) -> String {
-    names(headers)
-        .into_iter()
-        .map(|name| {
-            let mut values: Vec<_> = headers
-                .iter()
-                .filter(|(key, _)| key.eq_ignore_ascii_case(&name))
-                .map(|(_, value)| value.trim())
-                .collect();
-            values.sort_unstable();
-            format!("{name}:{}\n", values.join(","))
-        })
-        .collect()
+    let mut lines = String::new();
+    for name in names(headers) {
+        let mut values: Vec<_> = headers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(&name))
+            .map(|(_, value)| value.trim())
+            .collect();
+        values.sort_unstable();
+        lines.extend([&name, ":", &values.join(","), "\n"]);
+    }
+    lines
 }
 
 /// The names of the signed headers, sorted and joined by `;`.
