@@ -89,9 +89,10 @@ impl Account {
     /// # Errors
     /// [`WorldError::Exists`].
     pub fn add_zone(&mut self, id: ZoneId) -> Result<(), WorldError> {
-        if !self.zones.insert(id.clone()) {
+        if self.zones.contains(&id) {
             return Err(exists(&id));
         }
+        self.zones.insert(id);
         Ok(())
     }
 

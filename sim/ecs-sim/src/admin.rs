@@ -63,7 +63,7 @@ pub struct Injected {
 
 type Failed = (StatusCode, String);
 
-fn refused(refusal: Refusal) -> Failed {
+fn refused(refusal: &Refusal) -> Failed {
     (refusal.status, refusal.to_string())
 }
 
@@ -152,15 +152,15 @@ async fn foreign(
 ) -> Result<Json<EniId>, Failed> {
     sim.take_foreign(&taken.vswitch, taken.ip)
         .map(Json)
-        .map_err(refused)
+        .map_err(|refusal| refused(&refusal))
 }
 
 async fn release_foreign(State(sim): State<Sim>, Path(eni): Path<EniId>) -> Result<(), Failed> {
-    sim.release_foreign(&eni).map_err(refused)
+    sim.release_foreign(&eni).map_err(|refusal| refused(&refusal))
 }
 
 async fn detach(State(sim): State<Sim>, Path(eni): Path<EniId>) -> Result<(), Failed> {
-    sim.detach_behind_back(&eni).await.map_err(refused)
+    sim.detach_behind_back(&eni).await.map_err(|refusal| refused(&refusal))
 }
 
 async fn run_instance(
@@ -177,7 +177,7 @@ async fn release_instance(
     State(sim): State<Sim>,
     Path(id): Path<InstanceId>,
 ) -> Result<(), Failed> {
-    sim.release_instance(&id).await.map_err(refused)
+    sim.release_instance(&id).await.map_err(|refusal| refused(&refusal))
 }
 
 fn find(name: &str) -> Result<Action, Failed> {

@@ -29,7 +29,7 @@ struct Key {
 /// The account's keys, and the nonces they have used.
 #[derive(Debug, Default)]
 pub struct Keys {
-    keys: BTreeMap<String, Key>,
+    by_id: BTreeMap<String, Key>,
     seen: BTreeSet<(String, String)>,
     order: VecDeque<(Tick, (String, String))>,
 }
@@ -51,12 +51,12 @@ impl Keys {
             expires_at,
             disabled: false,
         };
-        self.keys.insert(key.credentials.access_key_id.clone(), key);
+        self.by_id.insert(key.credentials.access_key_id.clone(), key);
     }
 
     /// Disables a key. False if there is none of that id.
     pub fn disable(&mut self, access_key_id: &str) -> bool {
-        match self.keys.get_mut(access_key_id) {
+        match self.by_id.get_mut(access_key_id) {
             Some(key) => {
                 key.disabled = true;
                 true
@@ -78,7 +78,7 @@ impl Keys {
         } else {
             read_v1(inbound)?
         };
-        let key = self.keys.get(signed.access_key_id).ok_or_else(|| {
+        let key = self.by_id.get(signed.access_key_id).ok_or_else(|| {
             Refusal::not_found(
                 "InvalidAccessKeyId.NotFound",
                 "Specified access key is not found.",

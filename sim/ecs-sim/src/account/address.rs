@@ -12,6 +12,7 @@ use types::time::Tick;
 
 use crate::account::Account;
 use crate::account::eni::{Eni, size};
+use crate::account::instance::Instance;
 use crate::refusal::Refusal;
 
 impl Account {
@@ -169,7 +170,7 @@ impl Account {
             .instance
             .as_ref()
             .and_then(|id| self.instances.get(id))
-            .is_none_or(|instance| instance.is_settled());
+            .is_none_or(Instance::is_settled);
         if eni.kind == EniKind::Primary && !settled {
             return Err(Refusal::ecs_state());
         }

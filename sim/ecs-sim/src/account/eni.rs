@@ -319,29 +319,13 @@ impl Account {
                 "The type of the instance does not support trunk ENIs.",
             ));
         }
-        let (count, most) = match trunk {
-            Some(trunk) => {
-                let carrier = self.eni(trunk)?;
-                if eni.kind == EniKind::Trunk || carrier.kind != EniKind::Trunk {
-                    return Err(Refusal::forbidden(
-                        "InvalidOperation.EniTypeNotSupportTrunking",
-                        "The type of the ENI does not support trunking.",
-                    ));
-                }
-                if carrier.status != EniStatus::InUse || carrier.instance.as_ref() != Some(instance)
-                {
-                    return Err(Refusal::forbidden(
-                        "InvalidOperation.InvalidTrunkEniStatus",
-                        "The trunk ENI is not in use on the instance.",
-                    ));
-                }
-                let members = there.iter().filter(|eni| eni.trunk.is_some()).count();
-                (members, quota.enis_total.saturating_sub(quota.enis))
-            }
-            None => {
-                let own = there.iter().filter(|eni| eni.trunk.is_none()).count();
-                (own, quota.enis)
-            }
+        let (count, most) = if let Some(trunk) = trunk {
+            self.check_carrier(eni, instance, trunk)?;
+            let members = there.iter().filter(|eni| eni.trunk.is_some()).count();
+            (members, quota.enis_total.saturating_sub(quota.enis))
+        } else {
+            let own = there.iter().filter(|eni| eni.trunk.is_none()).count();
+            (own, quota.enis)
         };
         if count >= size(most) {
             return Err(Refusal::forbidden(
@@ -369,6 +353,29 @@ impl Account {
             return Err(Refusal::forbidden(
                 "Operation.Conflict",
                 "ecs task is conflicted.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether `trunk` can carry the ENI on the instance.
+    fn check_carrier(
+        &self,
+        eni: &Eni,
+        instance: &InstanceId,
+        trunk: &EniId,
+    ) -> Result<(), Refusal> {
+        let carrier = self.eni(trunk)?;
+        if eni.kind == EniKind::Trunk || carrier.kind != EniKind::Trunk {
+            return Err(Refusal::forbidden(
+                "InvalidOperation.EniTypeNotSupportTrunking",
+                "The type of the ENI does not support trunking.",
+            ));
+        }
+        if carrier.status != EniStatus::InUse || carrier.instance.as_ref() != Some(instance) {
+            return Err(Refusal::forbidden(
+                "InvalidOperation.InvalidTrunkEniStatus",
+                "The trunk ENI is not in use on the instance.",
             ));
         }
         Ok(())

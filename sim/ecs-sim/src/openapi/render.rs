@@ -131,13 +131,13 @@ pub fn enis<'a>(seen: impl Iterator<Item = &'a Eni>, filter: &EniFilter) -> Valu
         .map(|eni| (eni.id.to_string(), eni_row(eni)))
         .collect();
     paged(
-        filter.page.cut(rows),
+        &filter.page.cut(rows),
         "NetworkInterfaceSets",
         "NetworkInterfaceSet",
     )
 }
 
-fn paged(cut: Cut<Value>, outer: &str, inner: &str) -> Value {
+fn paged(cut: &Cut<Value>, outer: &str, inner: &str) -> Value {
     json!({
         outer: {inner: cut.rows},
         "NextToken": cut.next,
@@ -156,7 +156,7 @@ pub fn inventory(account: &Account, command: &Command) -> Option<Value> {
                 .filter(|instance| instance_matches(instance, filters))
                 .map(|instance| (instance.id.to_string(), instance_row(account, instance)))
                 .collect();
-            Some(paged(page.cut(rows), "Instances", "Instance"))
+            Some(paged(&page.cut(rows), "Instances", "Instance"))
         }
         Command::DescribeInstanceTypes { ids, page } => {
             let rows = account
@@ -165,7 +165,7 @@ pub fn inventory(account: &Account, command: &Command) -> Option<Value> {
                 .filter(|(id, _)| ids.is_empty() || listed(Some(ids), id.as_str()))
                 .map(|(id, quota)| (id.to_string(), type_row(id, quota)))
                 .collect();
-            Some(paged(page.cut(rows), "InstanceTypes", "InstanceType"))
+            Some(paged(&page.cut(rows), "InstanceTypes", "InstanceType"))
         }
         Command::DescribeVSwitches { ids, filters, page } => {
             let rows = account
@@ -175,7 +175,7 @@ pub fn inventory(account: &Account, command: &Command) -> Option<Value> {
                 .filter(|vswitch| vswitch_matches(vswitch, filters))
                 .map(|vswitch| (vswitch.spec.id.to_string(), vswitch_row(vswitch)))
                 .collect();
-            Some(paged(page.cut(rows), "VSwitches", "VSwitch"))
+            Some(paged(&page.cut(rows), "VSwitches", "VSwitch"))
         }
         Command::DescribeSecurityGroups { ids, vpc, page } => {
             let rows = account
@@ -185,7 +185,7 @@ pub fn inventory(account: &Account, command: &Command) -> Option<Value> {
                 .filter(|group| vpc.as_ref().is_none_or(|vpc| group.vpc.as_str() == vpc))
                 .map(|group| (group.id.to_string(), group_row(group)))
                 .collect();
-            Some(paged(page.cut(rows), "SecurityGroups", "SecurityGroup"))
+            Some(paged(&page.cut(rows), "SecurityGroups", "SecurityGroup"))
         }
         Command::DescribeEnis(_)
         | Command::CreateEni(_)
