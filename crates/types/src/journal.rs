@@ -58,6 +58,9 @@ mod tests {
         };
 
         assert_eq!(entry("a1", "eth0").file_name(), "a1@eth0.json");
-        assert_ne!(entry("a1", "eth0").file_name(), entry("a", "1@eth0").file_name());
+        assert_ne!(
+            entry("a1", "eth0").file_name(),
+            entry("a", "1@eth0").file_name()
+        );
     }
 }

@@ -80,9 +80,14 @@ const BANNED: &[(&str, &str)] = &[
     ("aws-lc-sys", "one TLS provider: ring"),
     ("openssl-sys", "one TLS provider: ring"),
     ("native-tls", "one TLS provider: ring"),
+];
+
+/// Packages that no member may depend on itself, and why.
+const AVOIDED: &[(&str, &str)] = &[
     ("chrono", "jiff is the calendar"),
     ("serde_yaml", "unmaintained"),
     ("lazy_static", "the standard library has it"),
+    ("once_cell", "the standard library has it"),
     ("dashmap", "iteration order and guards across await"),
 ];
 
@@ -171,6 +176,9 @@ fn check_member(package: &Package, floors: &BTreeMap<&str, u32>, breaches: &mut 
             continue;
         }
         let to = dependency.name.as_str();
+        if let Some((_, why)) = AVOIDED.iter().find(|(name, _)| *name == to) {
+            breaches.push(format!("{from} depends on {to}: {why}"));
+        }
         if let Some(below) = floors.get(to) {
             let same = SAME_FLOOR.contains(&(from, to));
             if below > floor || (below == floor && !same) {

@@ -1,0 +1,220 @@
+//! Everything that can be set. Only `app` imports this.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_api::eni_conf::EniConf;
+use mesh::config::Invalid;
+use mesh::run::{Params, Settings};
+use mesh::{client, tls};
+use serde::{Deserialize, Serialize};
+use types::cloud::ClusterId;
+
+use crate::metadata;
+use crate::pods::Patience;
+use crate::reconcile::Pace;
+use crate::target::Sizes;
+
+/// The file, with environment and `--set` on top.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who we are and where things lie.
+    pub node: Node,
+    /// Where ipam is.
+    pub ipam: Ipam,
+    /// Sizes of the pool.
+    #[serde(default)]
+    pub pool: Pool,
+    /// Waits of an ADD.
+    #[serde(default)]
+    pub waits: Waits,
+    /// Paces of the reconciler.
+    #[serde(default)]
+    pub reconcile: Reconcile,
+    /// Certificates.
+    pub tls: tls::TlsConfig,
+    /// Bounds of channels to ipam.
+    #[serde(default)]
+    pub client: client::Params,
+    /// Telemetry, health, admin, drain.
+    #[serde(default)]
+    pub service: Params,
+}
+
+/// Who we are and where things lie.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Kubernetes name of the node.
+    pub name: String,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Folder of manifests that says which pods there are.
+    pub manifests: PathBuf,
+    /// Terway's `eni_conf` file, for the pool's sizes.
+    #[serde(default)]
+    pub eni_conf: Option<PathBuf>,
+    /// Where the store and the DEL journal lie.
+    #[serde(default = "state_dir")]
+    pub state_dir: PathBuf,
+    /// The plug-in's door.
+    #[serde(default = "socket")]
+    pub socket: PathBuf,
+    /// Replaces the kernel's boot id, where several nodes share one kernel.
+    #[serde(default)]
+    pub boot_id: Option<String>,
+    /// Where the metadata service answers.
+    #[serde(default = "metadata_endpoint")]
+    pub metadata: String,
+}
+
+fn state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/terway")
+}
+
+fn socket() -> PathBuf {
+    PathBuf::from("/run/terway/agent.sock")
+}
+
+fn metadata_endpoint() -> String {
+    metadata::ENDPOINT.to_owned()
+}
+
+/// Where ipam is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ipam {
+    /// `host:port` of replicas; any of them tells the routes.
+    pub replicas: Vec<String>,
+}
+
+/// Sizes of the pool; what is not set comes from `eni_conf`, or is Terway's default.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pool {
+    /// Idle addresses at least.
+    pub min_idle: Option<u32>,
+    /// Idle addresses at most.
+    pub max_idle: Option<u32>,
+    /// Addresses asked for in one step; 16 when not set.
+    pub batch: Option<u32>,
+    /// Rest of a freed address before another sandbox of this node gets it, in milliseconds; 30 s when not set.
+    pub reuse_after_ms: Option<u64>,
+}
+
+/// Waits of an ADD, in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Waits {
+    /// For the pod's manifest.
+    pub manifest_ms: u64,
+    /// For an address.
+    pub address_ms: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            manifest_ms: 2_000,
+            address_ms: 60_000,
+        }
+    }
+}
+
+/// Paces of the reconciler, in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reconcile {
+    /// Between full looks.
+    pub every_ms: u64,
+    /// How long a sandbox must look gone before its addresses are freed.
+    pub gone_after_ms: u64,
+    /// Notifications within this time are one look.
+    pub gather_ms: u64,
+    /// Whether lost kernel state is put back.
+    pub repair: bool,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self {
+            every_ms: 30_000,
+            gone_after_ms: 60_000,
+            gather_ms: 100,
+            repair: true,
+        }
+    }
+}
+
+impl Settings for Config {
+    fn service(&self) -> &Params {
+        &self.service
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let fail = |key: &str, why: &str| Err(Invalid::new(key, why));
+        if self.node.name.is_empty() {
+            return fail("node.name", "is empty");
+        }
+        if self.ipam.replicas.is_empty() {
+            return fail("ipam.replicas", "names no replica");
+        }
+        if self.reconcile.every_ms < 100 {
+            return fail("reconcile.every_ms", "is below 100");
+        }
+        if self.pool.batch == Some(0) {
+            return fail("pool.batch", "is 0");
+        }
+        let (sizes, _) = self.sizes()?;
+        if sizes.min_idle > sizes.max_idle {
+            return fail("pool.min_idle", "is above pool.max_idle");
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Sizes of the pool, with `eni_conf` below what is set here, and the warnings of that file.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the file can not be read or is wrong.
+    pub fn sizes(&self) -> Result<(Sizes, Vec<String>), Invalid> {
+        let invalid = |why: String| Invalid::new("node.eni_conf", why);
+        let text = match &self.node.eni_conf {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| invalid(format!("{}: {e}", path.display())))?,
+            None => "{}".to_owned(),
+        };
+        let conf = EniConf::parse(&text).map_err(|e| invalid(e.to_string()))?;
+        let sizes = Sizes {
+            min_idle: self.pool.min_idle.unwrap_or(conf.min_pool_size),
+            max_idle: self.pool.max_idle.unwrap_or(conf.max_pool_size),
+            batch: self.pool.batch.unwrap_or(16),
+        };
+        Ok((sizes, conf.warnings))
+    }
+
+    /// Rest of a freed address.
+    pub fn reuse_after(&self) -> Duration {
+        Duration::from_millis(self.pool.reuse_after_ms.unwrap_or(30_000))
+    }
+
+    /// Waits of an ADD.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            manifest: Duration::from_millis(self.waits.manifest_ms),
+            address: Duration::from_millis(self.waits.address_ms),
+        }
+    }
+
+    /// Paces of the reconciler.
+    pub fn pace(&self) -> Pace {
+        Pace {
+            every: Duration::from_millis(self.reconcile.every_ms),
+            gone_after: Duration::from_millis(self.reconcile.gone_after_ms),
+            gather: Duration::from_millis(self.reconcile.gather_ms),
+            repair: self.reconcile.repair,
+        }
+    }
+}

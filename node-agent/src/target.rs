@@ -1,0 +1,282 @@
+//! What the node wants, kept up to date: pool, feed, waiting ADDs and routes in, wants per shard out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cluster::pods::Pods as Feed;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use types::op::ShardId;
+
+use crate::demand::{self, PoolSize};
+use crate::ledger::Ledger;
+use crate::pods::Waiting;
+
+/// One shard of the node's routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The shard.
+    pub shard: ShardId,
+    /// `host:port` of its owner; empty while nobody owns it.
+    pub owner: String,
+}
+
+/// What one shard is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Pods, in total.
+    pub pods: u32,
+    /// A pod waits now.
+    pub urgent: bool,
+    /// Trace of the pod that waits.
+    pub traceparent: String,
+}
+
+/// Why a shard can not give more, and until when that is believed.
+#[derive(Debug, Clone)]
+struct Exhausted {
+    why: String,
+    until: Instant,
+}
+
+/// Facts about the node that ipam told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Pods that the instance type allows.
+    pub max_pods: u32,
+    /// Addresses that a further ENI brings.
+    pub per_eni: u32,
+}
+
+/// Sizes from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Idle addresses at least.
+    pub min_idle: u32,
+    /// Idle addresses at most.
+    pub max_idle: u32,
+    /// Addresses asked for in one step.
+    pub batch: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    exhausted: Mutex<BTreeMap<ShardId, Exhausted>>,
+    capacity: Mutex<Option<Capacity>>,
+    sessions: Mutex<BTreeSet<String>>,
+    nudge: tokio::sync::Notify,
+    wants: watch::Sender<BTreeMap<ShardId, Want>>,
+    pods_known: watch::Sender<u32>,
+    pool_target: watch::Sender<u32>,
+}
+
+/// Shared between the sessions and the task that computes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    shared: Arc<Shared>,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        let shared = Shared {
+            exhausted: Mutex::default(),
+            capacity: Mutex::default(),
+            sessions: Mutex::default(),
+            nudge: tokio::sync::Notify::new(),
+            wants: watch::Sender::new(BTreeMap::new()),
+            pods_known: watch::Sender::new(0),
+            pool_target: watch::Sender::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Targets {
+    /// Wants per shard.
+    pub fn wants(&self) -> watch::Receiver<BTreeMap<ShardId, Want>> {
+        self.shared.wants.subscribe()
+    }
+
+    /// The shard can not give more for a while, or (`None`) it can again.
+    pub fn set_exhausted(&self, shard: ShardId, state: Option<(String, Duration)>) {
+        let mut exhausted = lock(&self.shared.exhausted);
+        match state {
+            Some((why, wait)) => {
+                exhausted.insert(
+                    shard,
+                    Exhausted {
+                        why,
+                        until: Instant::now() + wait,
+                    },
+                );
+            }
+            None => {
+                exhausted.remove(&shard);
+            }
+        }
+        drop(exhausted);
+        self.shared.nudge.notify_one();
+    }
+
+    /// Why shards can not give more, for people.
+    pub fn exhausted(&self) -> BTreeMap<ShardId, String> {
+        let exhausted = lock(&self.shared.exhausted);
+        exhausted
+            .iter()
+            .map(|(shard, e)| (shard.clone(), e.why.clone()))
+            .collect()
+    }
+
+    /// Notes what ipam told about the node.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        *lock(&self.shared.capacity) = Some(capacity);
+        self.shared.nudge.notify_one();
+    }
+
+    /// Notes that a session with `owner` is up or down.
+    pub fn set_connected(&self, owner: &str, up: bool) {
+        let mut sessions = lock(&self.shared.sessions);
+        if up {
+            sessions.insert(owner.to_owned());
+        } else {
+            sessions.remove(owner);
+        }
+    }
+
+    /// Whether any session is up.
+    pub fn connected(&self) -> bool {
+        !lock(&self.shared.sessions).is_empty()
+    }
+
+    /// How many sessions are up.
+    pub fn session_count(&self) -> u32 {
+        u32::try_from(lock(&self.shared.sessions).len()).unwrap_or(u32::MAX)
+    }
+
+    /// Target last computed, in pods.
+    pub fn total(&self) -> u32 {
+        *self.shared.pool_target.borrow()
+    }
+
+    /// Pods of this node that need an address, as the feed knows them.
+    pub fn pods_known(&self) -> u32 {
+        *self.shared.pods_known.borrow()
+    }
+}
+
+/// Inputs of the computing task.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Addresses and bindings.
+    pub ledger: Ledger,
+    /// Pods scheduled to the node.
+    pub feed: Feed,
+    /// ADDs that wait.
+    pub waiting: watch::Receiver<Waiting>,
+    /// The node's shards, best first.
+    pub routes: watch::Receiver<Vec<Route>>,
+    /// Sizes of the pool.
+    pub sizes: Sizes,
+}
+
+/// Computes until `drain` is cancelled or an input is gone.
+pub async fn run(targets: Targets, mut inputs: Inputs, drain: CancellationToken) {
+    let mut view = inputs.ledger.watch();
+    loop {
+        view.borrow_and_update();
+        let waiting = inputs.waiting.borrow_and_update().clone();
+        let order: Vec<ShardId> = inputs
+            .routes
+            .borrow_and_update()
+            .iter()
+            .map(|r| r.shard.clone())
+            .collect();
+        let next = compute(&targets, &inputs, &order, &waiting);
+        let wake = next.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
+        let alive = tokio::select! {
+            biased;
+            () = drain.cancelled() => return,
+            changed = view.changed() => changed.is_ok(),
+            changed = inputs.waiting.changed() => changed.is_ok(),
+            changed = inputs.routes.changed() => changed.is_ok(),
+            changed = inputs.feed.changed() => changed,
+            () = targets.shared.nudge.notified() => true,
+            () = tokio::time::sleep_until(wake) => true,
+        };
+        if !alive {
+            return;
+        }
+    }
+}
+
+/// Publishes the wants; gives the moment at which an exhausted shard may be asked again.
+fn compute(
+    targets: &Targets,
+    inputs: &Inputs,
+    order: &[ShardId],
+    waiting: &Waiting,
+) -> Option<Instant> {
+    let now = Instant::now();
+    let (exhausted, next) = {
+        let mut exhausted = lock(&targets.shared.exhausted);
+        exhausted.retain(|_, e| e.until > now);
+        let set: BTreeSet<ShardId> = exhausted.keys().cloned().collect();
+        (set, exhausted.values().map(|e| e.until).min())
+    };
+    let capacity = *lock(&targets.shared.capacity);
+    let sizes = PoolSize {
+        min_idle: inputs.sizes.min_idle,
+        max_idle: inputs.sizes.max_idle,
+        max_pods: capacity.map_or(u32::MAX, |c| c.max_pods),
+        batch: inputs.sizes.batch,
+    };
+    let view = inputs.ledger.view();
+    let scheduled = inputs
+        .feed
+        .snapshot()
+        .values()
+        .filter(|p| p.needs_address())
+        .count();
+    let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
+    // A pod that is scheduled will come; one that waits has come.
+    let used = view.used().saturating_add(waiting.pods).max(scheduled);
+    let total = demand::target(sizes, used);
+    targets.shared.pods_known.send_replace(scheduled);
+    targets.shared.pool_target.send_replace(total);
+    let wants: BTreeMap<ShardId, Want> = demand::split(total, order, &view.holdings, &exhausted)
+        .into_iter()
+        .map(|(shard, pods)| {
+            let held = view.holdings.get(&shard).map_or(0, |h| h.pods);
+            let urgent = waiting.pods > 0 && pods > held;
+            let traceparent = if urgent {
+                waiting.traceparent.clone()
+            } else {
+                String::new()
+            };
+            (
+                shard,
+                Want {
+                    pods,
+                    urgent,
+                    traceparent,
+                },
+            )
+        })
+        .collect();
+    targets.shared.wants.send_if_modified(|old| {
+        let changed = *old != wants;
+        if changed {
+            *old = wants;
+        }
+        changed
+    });
+    next
+}
