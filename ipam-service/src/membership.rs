@@ -23,6 +23,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use types::cloud::ZoneId;
 use types::op::ShardId;
 
@@ -203,7 +204,7 @@ impl Membership {
     /// False once the last answered renewal was sent longer ago than [`Timing::stop_after`]: then
     /// answer nothing from state, and own nothing.
     pub fn is_live(&self) -> bool {
-        self.inner.session.is_live()
+        self.inner.session.is_live(Instant::now())
     }
 
     /// Reads the store now instead of at the next turn, and answers when that is done.

@@ -252,7 +252,13 @@ mod tests {
     fn head_round_trips_with_the_revision_of_its_key() {
         let stored = encode_head(&head());
 
-        assert_eq!(decode_head(&stored, 42), Ok(Head { revision: 42, ..head() }));
+        assert_eq!(
+            decode_head(&stored, 42),
+            Ok(Head {
+                revision: 42,
+                ..head()
+            })
+        );
     }
 
     proptest! {

@@ -43,7 +43,9 @@ struct State {
 
 impl fmt::Debug for Chaos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chaos").field("kv", &self.kv).finish_non_exhaustive()
+        f.debug_struct("Chaos")
+            .field("kv", &self.kv)
+            .finish_non_exhaustive()
     }
 }
 

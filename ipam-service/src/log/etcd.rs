@@ -76,7 +76,9 @@ impl Kv for EtcdKv {
         let request = encode(&txn)?;
         let call = |client: etcd::Client| {
             let request = request.clone();
-            let mut client = client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES);
+            let mut client = client
+                .kv_client()
+                .max_decoding_message_size(MAX_ANSWER_BYTES);
             async move { client.txn(request).await }
         };
         let answer = self.bulk.call(repeatable, call).await?;
@@ -87,9 +89,8 @@ impl Kv for EtcdKv {
         let seconds = i64::try_from(ttl.as_secs().max(1))
             .map_err(|_| KvError::Invalid("a session for ever".to_owned()))?;
         // One whose answer is lost holds no key and expires by itself.
-        let call = |client: etcd::Client| async move {
-            client.lease_client().grant(seconds, None).await
-        };
+        let call =
+            |client: etcd::Client| async move { client.lease_client().grant(seconds, None).await };
         let answer = self.leases.call(true, call).await?;
         Ok(SessionId(answer.id()))
     }
@@ -153,7 +154,11 @@ fn encode_op(op: &Op) -> etcd::TxnOp {
             let options = etcd::GetOptions::new().with_range(to.as_str());
             etcd::TxnOp::get(from.as_str(), Some(options))
         }
-        Op::Put { key, value, session } => {
+        Op::Put {
+            key,
+            value,
+            session,
+        } => {
             let options = session.map(|s| etcd::PutOptions::new().with_lease(s.0));
             etcd::TxnOp::put(key.as_str(), value.to_vec(), options)
         }
@@ -189,7 +194,8 @@ fn decode_cell(cell: etcd::KeyValue) -> Result<KeyValue, KvError> {
     let odd = |what: &str| KvError::Unknown(format!("an answer with {what}"));
     let create_revision =
         u64::try_from(cell.create_revision()).map_err(|_| odd("a negative revision"))?;
-    let mod_revision = u64::try_from(cell.mod_revision()).map_err(|_| odd("a negative revision"))?;
+    let mod_revision =
+        u64::try_from(cell.mod_revision()).map_err(|_| odd("a negative revision"))?;
     let (key, value) = cell.into_key_value();
     Ok(KeyValue {
         key: String::from_utf8(key).map_err(|_| odd("a key that is no text"))?,

@@ -210,7 +210,11 @@ impl Txn {
     /// Every store calls it first. Rules (Source: etcd, `--max-txn-ops`, `--max-request-bytes`,
     /// "duplicate key given in txn request").
     pub fn check(&self) -> Result<(), KvError> {
-        let operations = self.when.len().max(self.then.len()).max(self.otherwise.len());
+        let operations = self
+            .when
+            .len()
+            .max(self.then.len())
+            .max(self.otherwise.len());
         if operations > MAX_TXN_OPS {
             return Err(KvError::TooLarge {
                 what: "operations",
@@ -283,13 +287,20 @@ mod tests {
         assert_eq!(ops(128).check(), Ok(()));
         assert!(matches!(
             ops(129).check(),
-            Err(KvError::TooLarge { what: "operations", is: 129, most: 128 })
+            Err(KvError::TooLarge {
+                what: "operations",
+                is: 129,
+                most: 128
+            })
         ));
     }
 
     #[test]
     fn txn_of_more_than_one_and_a_half_mebibyte_is_refused() {
-        let of = |len| Txn { then: vec![put("k", len)], ..Txn::default() };
+        let of = |len| Txn {
+            then: vec![put("k", len)],
+            ..Txn::default()
+        };
 
         assert_eq!(of(MAX_REQUEST_BYTES - 129).check(), Ok(()));
         assert!(of(MAX_REQUEST_BYTES - 128).check().is_err());
@@ -297,11 +308,17 @@ mod tests {
 
     #[test]
     fn txn_that_puts_and_deletes_one_key_is_refused() {
-        let txn = |op| Txn { then: vec![put("b", 1), op], ..Txn::default() };
+        let txn = |op| Txn {
+            then: vec![put("b", 1), op],
+            ..Txn::default()
+        };
 
         assert!(txn(put("b", 2)).check().is_err());
         assert!(txn(Op::Delete("b".to_owned())).check().is_err());
-        let range = |from: &str, to: &str| Op::DeleteRange { from: from.to_owned(), to: to.to_owned() };
+        let range = |from: &str, to: &str| Op::DeleteRange {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        };
         assert!(txn(range("a", "c")).check().is_err());
         assert_eq!(txn(range("a", "b")).check(), Ok(()));
     }

@@ -40,7 +40,9 @@ impl Cells for Table {
         if from >= to {
             return Ok(Vec::new());
         }
-        let range = self.0.range::<str, _>((Bound::Included(from), Bound::Excluded(to)));
+        let range = self
+            .0
+            .range::<str, _>((Bound::Included(from), Bound::Excluded(to)));
         Ok(range.map(|(_, (cell, _))| cell.clone()).collect())
     }
 

@@ -221,7 +221,10 @@ impl Shared {
             };
             let mut found = Vec::new();
             if from < to {
-                for item in cells.range(from.as_str()..to.as_str()).map_err(nothing_done)? {
+                for item in cells
+                    .range(from.as_str()..to.as_str())
+                    .map_err(nothing_done)?
+                {
                     let (key, value) = item.map_err(nothing_done)?;
                     found.push(cell(key.value(), value.value()));
                 }
@@ -313,7 +316,8 @@ impl Kv for RedbKv {
     }
 
     async fn close_session(&self, session: SessionId) -> Result<(), KvError> {
-        self.blocking(move |shared| shared.end_session(session)).await
+        self.blocking(move |shared| shared.end_session(session))
+            .await
     }
 
     fn kind(&self) -> &'static str {
@@ -355,20 +359,27 @@ mod tests {
         let first = RedbKv::open(&path).unwrap();
         let session = first.open_session(Duration::from_secs(8)).await.unwrap();
         first.txn(put("stays", None)).await.unwrap();
-        let before = first.txn(put("goes", Some(session))).await.unwrap().revision;
+        let before = first
+            .txn(put("goes", Some(session)))
+            .await
+            .unwrap()
+            .revision;
         drop(first);
 
         let second = RedbKv::open(&path).unwrap();
-        let reply = second
-            .txn(Txn::read(vec![Op::prefix("")]))
-            .await
-            .unwrap();
+        let reply = second.txn(Txn::read(vec![Op::prefix("")])).await.unwrap();
 
         let keys: Vec<_> = reply.reads[0].iter().map(|kv| kv.key.as_str()).collect();
         assert_eq!(keys, ["stays"]);
         assert!(reply.revision > before);
-        assert_eq!(second.renew_session(session).await, Err(KvError::SessionEnded));
-        assert_ne!(second.open_session(Duration::from_secs(8)).await.unwrap(), session);
+        assert_eq!(
+            second.renew_session(session).await,
+            Err(KvError::SessionEnded)
+        );
+        assert_ne!(
+            second.open_session(Duration::from_secs(8)).await.unwrap(),
+            session
+        );
     }
 
     #[test]

@@ -15,8 +15,7 @@ use crate::log::keys::Keys;
 use crate::log::kv::{Compare, KeyValue, Kv, KvError, Op, Txn, TxnReply};
 use crate::log::{
     AppendError, Batch, BatchId, Claim, ClaimError, Fence, HandOverError, Head, IndexChange,
-    IndexEntry, IndexHolder, IndexKey, Outcome, Owner, ReadError, Replica, ShardLog,
-    Stored,
+    IndexEntry, IndexHolder, IndexKey, Outcome, Owner, ReadError, Replica, ShardLog, Stored,
 };
 
 pub mod image;
@@ -54,7 +53,12 @@ impl KvLog {
     }
 
     /// Takes the owner key if `guard` holds, and reads the shard in the same transaction.
-    async fn take(&self, shard: &ShardId, me: &Replica, guard: Compare) -> Result<TxnReply, ClaimError> {
+    async fn take(
+        &self,
+        shard: &ShardId,
+        me: &Replica,
+        guard: Compare,
+    ) -> Result<TxnReply, ClaimError> {
         let mut then = vec![Op::Put {
             key: self.keys.own(shard),
             value: encode_owner(me)?,
@@ -70,7 +74,11 @@ impl KvLog {
     }
 
     /// Who holds the keys that are to be deleted: their revisions, in order, without absent ones.
-    async fn held(&self, fence: &Fence, delete: &[IndexKey]) -> Result<Vec<(String, u64)>, AppendError> {
+    async fn held(
+        &self,
+        fence: &Fence,
+        delete: &[IndexKey],
+    ) -> Result<Vec<(String, u64)>, AppendError> {
         if delete.is_empty() {
             return Ok(Vec::new());
         }
@@ -91,42 +99,6 @@ impl KvLog {
         Ok(held)
     }
 
-    /// Why an append's comparison failed, or that it had been done before.
-    fn refused(
-        &self,
-        fence: &Fence,
-        batch: BatchId,
-        index: &IndexChange,
-        reply: &TxnReply,
-    ) -> Result<Head, AppendError> {
-        let mut reads = reply.reads.iter().map(|found| found.first());
-        let own = reads.next().flatten();
-        let head = reads.next().flatten();
-        let ours = own.is_some_and(|kv| kv.mod_revision == fence.epoch.0);
-        if !ours {
-            return Err(AppendError::Fenced);
-        }
-        let head = read_head(head).map_err(AppendError::Unavailable)?;
-        if head.revision != fence.head.revision {
-            return if head.batch == batch && head.seq > fence.head.seq {
-                Ok(head)
-            } else {
-                Err(AppendError::Fenced)
-            };
-        }
-        for ((key, _), found) in index.create.iter().zip(reads) {
-            if let Some(found) = found {
-                return Err(AppendError::Conflict {
-                    key: key.clone(),
-                    holder: decode_holder(found).map_err(AppendError::Unavailable)?,
-                });
-            }
-        }
-        Err(AppendError::Unavailable(
-            "an index key changed while it was being deleted".to_owned(),
-        ))
-    }
-
     async fn pieces_first(
         &self,
         fence: &Fence,
@@ -136,7 +108,9 @@ impl KvLog {
         for (number, group) in pieces.chunks(image::PIECES_PER_TXN).enumerate() {
             let mut then = Vec::new();
             for (offset, piece) in group.iter().enumerate() {
-                let chunk = number.saturating_mul(image::PIECES_PER_TXN).saturating_add(offset);
+                let chunk = number
+                    .saturating_mul(image::PIECES_PER_TXN)
+                    .saturating_add(offset);
                 then.push(self.put_piece(&fence.shard, generation, chunk, piece)?);
             }
             let txn = Txn {
@@ -213,10 +187,12 @@ impl ShardLog for KvLog {
             }
         }
         if !reply.succeeded {
-            return Err(match read_owner(first(&reply, 0)).map_err(ClaimError::Corrupt)? {
-                Some(owner) => ClaimError::Owned(owner),
-                None => ClaimError::Unavailable("the owner changed meanwhile".to_owned()),
-            });
+            return Err(
+                match read_owner(first(&reply, 0)).map_err(ClaimError::Corrupt)? {
+                    Some(owner) => ClaimError::Owned(owner),
+                    None => ClaimError::Unavailable("the owner changed meanwhile".to_owned()),
+                },
+            );
         }
         mesh::crash_point!("ipam.log.after_claim");
         let epoch = Epoch(reply.revision);
@@ -307,7 +283,7 @@ impl ShardLog for KvLog {
                 ..after
             })
         } else {
-            self.refused(fence, batch.id, index, &reply)
+            refused(fence, batch.id, index, &reply)
         }
     }
 
@@ -364,7 +340,10 @@ impl ShardLog for KvLog {
         let (old, revision) = match first(&found, 0) {
             None => (None, 0),
             Some(kv) => (
-                Some(image::decode_meta(&kv.value).map_err(|e| AppendError::Unavailable(e.to_string()))?),
+                Some(
+                    image::decode_meta(&kv.value)
+                        .map_err(|e| AppendError::Unavailable(e.to_string()))?,
+                ),
                 kv.mod_revision,
             ),
         };
@@ -372,16 +351,22 @@ impl ShardLog for KvLog {
             return Ok(());
         }
         let generation = old.map_or(1, |old| old.generation.saturating_add(1));
-        let (meta, pieces) = image::encode_snapshot(generation, upto, &state)
-            .map_err(AppendError::Invalid)?;
+        let (meta, pieces) =
+            image::encode_snapshot(generation, upto, &state).map_err(AppendError::Invalid)?;
 
-        let last_group = pieces.len().saturating_sub(1) / image::PIECES_PER_TXN * image::PIECES_PER_TXN;
+        let last_group =
+            pieces.len().saturating_sub(1) / image::PIECES_PER_TXN * image::PIECES_PER_TXN;
         let (early, last) = pieces.split_at(last_group);
         self.pieces_first(fence, generation, early).await?;
         let shard = &fence.shard;
         let mut then = Vec::new();
         for (offset, piece) in last.iter().enumerate() {
-            then.push(self.put_piece(shard, generation, last_group.saturating_add(offset), piece)?);
+            then.push(self.put_piece(
+                shard,
+                generation,
+                last_group.saturating_add(offset),
+                piece,
+            )?);
         }
         then.push(Op::Put {
             key: meta_key.clone(),
@@ -469,6 +454,41 @@ impl ShardLog for KvLog {
         }
         Ok(entries)
     }
+}
+
+/// Why an append's comparison failed, or that it had been done before.
+fn refused(
+    fence: &Fence,
+    batch: BatchId,
+    index: &IndexChange,
+    reply: &TxnReply,
+) -> Result<Head, AppendError> {
+    let mut reads = reply.reads.iter().map(|found| found.first());
+    let own = reads.next().flatten();
+    let head = reads.next().flatten();
+    let ours = own.is_some_and(|kv| kv.mod_revision == fence.epoch.0);
+    if !ours {
+        return Err(AppendError::Fenced);
+    }
+    let head = read_head(head).map_err(AppendError::Unavailable)?;
+    if head.revision != fence.head.revision {
+        return if head.batch == batch && head.seq > fence.head.seq {
+            Ok(head)
+        } else {
+            Err(AppendError::Fenced)
+        };
+    }
+    for ((key, _), found) in index.create.iter().zip(reads) {
+        if let Some(found) = found {
+            return Err(AppendError::Conflict {
+                key: key.clone(),
+                holder: decode_holder(found).map_err(AppendError::Unavailable)?,
+            });
+        }
+    }
+    Err(AppendError::Unavailable(
+        "an index key changed while it was being deleted".to_owned(),
+    ))
 }
 
 fn first(reply: &TxnReply, read: usize) -> Option<&KeyValue> {

@@ -15,7 +15,7 @@ use crate::log::{Replica, ReplicaId};
 const REBALANCE_SHARE: usize = 20;
 
 /// The window of that limit.
-const REBALANCE_WINDOW: Duration = Duration::from_secs(60);
+const REBALANCE_WINDOW: Duration = Duration::from_mins(1);
 
 /// What has been seen so far, for as long as it lasts.
 #[derive(Debug, Default)]
@@ -53,9 +53,12 @@ impl Turns {
         let mut again: Option<Instant> = None;
         let mut later = |at: Instant| again = Some(again.map_or(at, |first| first.min(at)));
 
-        self.free.retain(|s, _| seen.shards.contains_key(s) && !seen.owners.contains_key(s));
-        self.misplaced.retain(|s, _| seen.owners.get(s).is_some_and(|o| o.replica.id == *me));
-        self.begun.retain(|_, at| now.saturating_duration_since(*at) < REBALANCE_WINDOW);
+        self.free
+            .retain(|s, _| seen.shards.contains_key(s) && !seen.owners.contains_key(s));
+        self.misplaced
+            .retain(|s, _| seen.owners.get(s).is_some_and(|o| o.replica.id == *me));
+        self.begun
+            .retain(|_, at| now.saturating_duration_since(*at) < REBALANCE_WINDOW);
 
         for (id, shard) in &seen.shards {
             let wish = wished.get(id);
@@ -126,7 +129,9 @@ fn rank(
     }
     let others = placement::ranked(shard, seen.members.values());
     let others = others.into_iter().filter(|m| Some(&m.replica.id) != wish);
-    let at = others.map(|m: &Member| &m.replica.id).position(|id| id == me)?;
+    let at = others
+        .map(|m: &Member| &m.replica.id)
+        .position(|id| id == me)?;
     u32::try_from(at).ok()?.checked_add(1)
 }
 
@@ -157,7 +162,12 @@ mod tests {
             address: String::new(),
             session: SessionId(1),
         };
-        let member = Member { replica, zone: None, capacity: 1, draining: false };
+        let member = Member {
+            replica,
+            zone: None,
+            capacity: 1,
+            draining: false,
+        };
         (id(name), member)
     }
 
@@ -182,8 +192,15 @@ mod tests {
 
     fn own(seen: &mut Ownership, name: &str) {
         let replica = seen.members[&id(name)].replica.clone();
-        let owner = Owner { replica, epoch: Epoch(1) };
-        let all = seen.shards.keys().map(|s| (s.clone(), owner.clone())).collect();
+        let owner = Owner {
+            replica,
+            epoch: Epoch(1),
+        };
+        let all = seen
+            .shards
+            .keys()
+            .map(|s| (s.clone(), owner.clone()))
+            .collect();
         seen.owners = all;
     }
 
@@ -201,7 +218,13 @@ mod tests {
         let second = next(&mut b, now, &seen, "b");
 
         assert_eq!(first.plan.claim.len() + second.plan.claim.len(), 6);
-        assert!(first.plan.claim.iter().all(|s| !second.plan.claim.contains(s)));
+        assert!(
+            first
+                .plan
+                .claim
+                .iter()
+                .all(|s| !second.plan.claim.contains(s))
+        );
         assert_eq!(first.again, Some(now + Duration::from_millis(300)));
         let all = next(&mut a, now + Duration::from_millis(300), &seen, "a");
         assert_eq!(all.plan.claim.len(), 6);

@@ -43,7 +43,11 @@ pub fn preferred(
     shards: &BTreeMap<ShardId, ShardEntry>,
     members: &BTreeMap<ReplicaId, Member>,
 ) -> BTreeMap<ShardId, ReplicaId> {
-    let total: u64 = members.values().filter(|m| !m.draining).map(|m| u64::from(capacity(m))).sum();
+    let total: u64 = members
+        .values()
+        .filter(|m| !m.draining)
+        .map(|m| u64::from(capacity(m)))
+        .sum();
     let count = u64::try_from(shards.len()).unwrap_or(u64::MAX);
     let mut load: BTreeMap<&ReplicaId, u64> = BTreeMap::new();
     let mut wished = BTreeMap::new();
@@ -96,7 +100,15 @@ mod tests {
             let shard: ShardId = format!("vsw-a.{index}").parse().unwrap();
             let zone = if index % 2 == 0 { "z-a" } else { "z-b" };
             let zone = zone.parse().unwrap();
-            (shard.clone(), ShardEntry { shard, zone, ipv4: None, ipv6: None })
+            (
+                shard.clone(),
+                ShardEntry {
+                    shard,
+                    zone,
+                    ipv4: None,
+                    ipv6: None,
+                },
+            )
         };
         (0..n).map(entry).collect()
     }
@@ -126,7 +138,10 @@ mod tests {
         let mut members = BTreeMap::from([member("a", 1, None), member("b", 1, None)]);
         members.values_mut().next().unwrap().draining = true;
 
-        assert_eq!(counts(&preferred(&shards(8), &members)), BTreeMap::from([("b", 8)]));
+        assert_eq!(
+            counts(&preferred(&shards(8), &members)),
+            BTreeMap::from([("b", 8)])
+        );
     }
 
     #[test]

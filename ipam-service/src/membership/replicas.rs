@@ -94,10 +94,15 @@ impl Inner {
     pub(super) fn start(self: &Arc<Self>, tasks: &mesh::tasks::Tasks) {
         let renewer = Arc::clone(self);
         let stopping = tasks.stopping();
-        tasks.spawn("ipam session", async move { renewer.renew_loop(stopping).await });
+        tasks.spawn(
+            "ipam session",
+            async move { renewer.renew_loop(stopping).await },
+        );
         let reader = Arc::clone(self);
         let stopping = tasks.stopping();
-        tasks.spawn("ipam membership", async move { reader.read_loop(stopping).await });
+        tasks.spawn("ipam membership", async move {
+            reader.read_loop(stopping).await;
+        });
     }
 
     async fn renew_loop(&self, stopping: CancellationToken) {
@@ -111,7 +116,7 @@ impl Inner {
             pause = match self.renew().await {
                 Ok(()) => self.timing.renew_every,
                 Err(err) => {
-                    tracing::warn!(error = %err, live = self.session.is_live(), "session not renewed");
+                    tracing::warn!(error = %err, live = self.session.is_live(Instant::now()), "session not renewed");
                     self.timing.renew_every / RENEW_AGAIN
                 }
             };
@@ -257,7 +262,10 @@ impl Inner {
             key: found.key.clone(),
             why,
         };
-        let name = found.key.strip_prefix(&self.keys.own_all()).unwrap_or_default();
+        let name = found
+            .key
+            .strip_prefix(&self.keys.own_all())
+            .unwrap_or_default();
         let shard = name.parse().map_err(|err| corrupt(format!("{err}")))?;
         let owner = shards::read_owner(Some(found)).map_err(corrupt)?;
         Ok(owner.map(|owner| (shard, owner)))
@@ -313,7 +321,10 @@ impl Inner {
 }
 
 fn by_id(entries: Vec<ShardEntry>) -> BTreeMap<ShardId, ShardEntry> {
-    entries.into_iter().map(|entry| (entry.shard.clone(), entry)).collect()
+    entries
+        .into_iter()
+        .map(|entry| (entry.shard.clone(), entry))
+        .collect()
 }
 
 /// Adds what is missing; whether anything was.
@@ -352,7 +363,7 @@ fn from_json<'a, T: Deserialize<'a>>(found: &'a KeyValue) -> Result<T, Membershi
     })
 }
 
-fn unavailable(err: KvError) -> MembershipError {
+fn unavailable(err: impl std::fmt::Display) -> MembershipError {
     MembershipError::Unavailable(err.to_string())
 }
 
@@ -373,8 +384,14 @@ mod tests {
     fn merge_adds_what_is_missing_only() {
         let mut shards = by_id(vec![entry("vsw-a.0", "10.0.0.0/20")]);
 
-        assert_eq!(merge(&mut shards, &[entry("vsw-a.0", "10.0.0.0/20")]), Ok(false));
-        assert_eq!(merge(&mut shards, &[entry("vsw-a.1", "10.0.16.0/20")]), Ok(true));
+        assert_eq!(
+            merge(&mut shards, &[entry("vsw-a.0", "10.0.0.0/20")]),
+            Ok(false)
+        );
+        assert_eq!(
+            merge(&mut shards, &[entry("vsw-a.1", "10.0.16.0/20")]),
+            Ok(true)
+        );
         assert_eq!(shards.len(), 2);
     }
 

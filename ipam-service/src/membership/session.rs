@@ -60,9 +60,9 @@ impl Session {
         }
     }
 
-    /// Whether the store was heard of lately.
-    pub fn is_live(&self) -> bool {
-        self.state().sent.elapsed() < self.stop_after
+    /// Whether, at `now`, the store was heard of lately.
+    pub fn is_live(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.state().sent) < self.stop_after
     }
 
     /// Renews it. After [`KvError::SessionEnded`] everything owned is lost; see [`Session::reopen`].
@@ -102,27 +102,27 @@ mod tests {
             .unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn session_that_is_not_renewed_is_not_believed_after_six_seconds() {
-        let kv = MemoryKv::new();
-        let session = open(&kv).await;
-        tokio::time::advance(Duration::from_millis(5_999)).await;
-        assert!(session.is_live());
+        let before = Instant::now();
+        let session = open(&MemoryKv::new()).await;
+        let after = Instant::now();
 
-        tokio::time::advance(Duration::from_millis(1)).await;
-
-        assert!(!session.is_live());
+        assert!(session.is_live(before + Duration::from_millis(5_999)));
+        assert!(!session.is_live(after + Duration::from_secs(6)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn renewed_session_is_believed_again() {
+    #[tokio::test]
+    async fn renewed_session_is_believed_from_the_sending_on() {
         let kv = MemoryKv::new();
         let session = open(&kv).await;
-        tokio::time::advance(Duration::from_secs(7)).await;
+        let before = session.state().sent;
 
         session.renew(&kv).await.unwrap();
 
-        assert!(session.is_live());
+        let sent = session.state().sent;
+        assert!(sent > before);
+        assert!(session.is_live(before + Duration::from_secs(6)));
     }
 
     #[tokio::test]

@@ -23,8 +23,8 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself; the test that needed it has failed then.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -33,7 +33,9 @@ static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
 /// The shared server; starts it if nobody uses it at the moment.
 pub(crate) fn shared() -> Arc<Server> {
-    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut shared = SHARED
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(server) = shared.upgrade() {
         return server;
     }
@@ -59,8 +61,18 @@ impl Server {
             .args(["--name", "test"])
             .arg("--data-dir")
             .arg(data.path().join("data"))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
             .args(["--initial-cluster", &format!("test={peer}")])
             .args(options)
             .stdin(Stdio::null())
@@ -68,7 +80,11 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("etcd must be installed for these tests: apt-get install etcd-server");
-        Self { child, port, _data: data }
+        Self {
+            child,
+            port,
+            _data: data,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -80,18 +96,29 @@ fn free_ports() -> (u16, u16) {
     // Both are held until both are known, so that they differ.
     let first = TcpListener::bind("127.0.0.1:0").unwrap();
     let second = TcpListener::bind("127.0.0.1:0").unwrap();
-    (first.local_addr().unwrap().port(), second.local_addr().unwrap().port())
+    (
+        first.local_addr().unwrap().port(),
+        second.local_addr().unwrap().port(),
+    )
 }
 
 /// A plain client of these endpoints.
 pub(crate) async fn client(endpoints: Vec<String>) -> EtcdKv {
-    let settings = Settings { endpoints, security: Security::Insecure };
+    let settings = Settings {
+        endpoints,
+        security: Security::Insecure,
+    };
     EtcdKv::new(&settings).await.unwrap()
 }
 
 /// Waits until it answers.
 pub(crate) async fn until_ready(kv: &dyn Kv) {
-    until("etcd answers", async || kv.txn(Txn::read(vec![Op::Get("x".to_owned())])).await.is_ok()).await;
+    until("etcd answers", async || {
+        kv.txn(Txn::read(vec![Op::Get("x".to_owned())]))
+            .await
+            .is_ok()
+    })
+    .await;
 }
 
 /// Looks again and again until `level` holds; panics after half a minute.

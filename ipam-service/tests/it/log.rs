@@ -5,7 +5,7 @@ use std::process::Command;
 mod cases;
 mod fixture;
 
-use fixture::{EtcdFixture, LogFixture, MemoryFixture, RedbFixture};
+use fixture::{EtcdFixture, MemoryFixture, RedbFixture};
 
 /// Makes one test of each case for each store.
 macro_rules! conformance {
@@ -86,17 +86,32 @@ conformance! {
 }
 
 #[test]
+#[expect(
+    clippy::print_stdout,
+    reason = "the figure that the suite is asked for"
+)]
 fn every_store_runs_the_same_cases() {
-    let list = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
+    let list = Command::new(std::env::current_exe().unwrap())
+        .arg("--list")
+        .output()
+        .unwrap();
     let list = String::from_utf8(list.stdout).unwrap();
     let of = |store: &str| -> Vec<String> {
         let prefix = format!("log::{store}::");
-        list.lines().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect()
+        list.lines()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect()
     };
 
     let (memory, redb, etcd) = (of("memory"), of("redb"), of("etcd"));
 
-    println!("cases: memory {}, redb {}, etcd {}", memory.len(), redb.len(), etcd.len());
+    println!(
+        "cases: memory {}, redb {}, etcd {}",
+        memory.len(),
+        redb.len(),
+        etcd.len()
+    );
     assert_eq!(memory, redb);
     assert_eq!(memory, etcd);
     assert_eq!(memory.len(), 46);

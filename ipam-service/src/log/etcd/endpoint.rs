@@ -67,7 +67,9 @@ pub(super) fn channel(url: &str, security: &Security) -> Result<etcd::Channel, S
         }
         Security::Insecure => {
             if !url.starts_with("http://") {
-                return Err(wrong("must begin with http:// where no TLS is set up".to_owned()));
+                return Err(wrong(
+                    "must begin with http:// where no TLS is set up".to_owned(),
+                ));
             }
             let endpoint = Endpoint::from_shared(url.to_owned())
                 .map_err(|err| wrong(err.to_string()))?

@@ -29,7 +29,17 @@ pub(super) fn classify(error: &etcd::Error) -> Failure {
             Failure::Refused(KvError::SessionEnded)
         }
         etcd::Error::InvalidArgs(why) => Failure::Refused(KvError::Invalid(why.clone())),
-        other => Failure::Lost(other.to_string()),
+        etcd::Error::TransportError(_)
+        | etcd::Error::LeaseKeepAliveError(_)
+        | etcd::Error::InvalidUri(_)
+        | etcd::Error::IoError(_)
+        | etcd::Error::WatchError(_)
+        | etcd::Error::Utf8Error(_)
+        | etcd::Error::ElectError(_)
+        | etcd::Error::InvalidMetadataValue(_)
+        | etcd::Error::EndpointError(_)
+        | etcd::Error::EndpointsNotManaged
+        | etcd::Error::Internal(_) => Failure::Lost(error.to_string()),
     }
 }
 
@@ -108,14 +118,18 @@ mod tests {
 
     #[test]
     fn answer_too_long_to_decode_may_have_happened() {
-        let failure = of(tonic::Status::out_of_range("decoded message length too large"));
+        let failure = of(tonic::Status::out_of_range(
+            "decoded message length too large",
+        ));
 
         assert!(matches!(failure, Failure::Lost(_)), "{failure:?}");
     }
 
     #[test]
     fn missing_lease_is_an_ended_session() {
-        let failure = of(tonic::Status::not_found("etcdserver: requested lease not found"));
+        let failure = of(tonic::Status::not_found(
+            "etcdserver: requested lease not found",
+        ));
 
         assert_eq!(failure, Failure::Refused(KvError::SessionEnded));
     }

@@ -30,7 +30,10 @@ pub(in crate::log) fn apply<C: Cells>(
     }
     let branch = if succeeded { txn.then } else { txn.otherwise };
     for op in &branch {
-        if let Op::Put { session: Some(session), .. } = op
+        if let Op::Put {
+            session: Some(session),
+            ..
+        } = op
             && !is_open(*session)
         {
             return Err(KvError::SessionEnded);
@@ -43,7 +46,11 @@ pub(in crate::log) fn apply<C: Cells>(
         match op {
             Op::Get(key) => reads.push(cells.get(&key)?.into_iter().collect()),
             Op::Range { from, to } => reads.push(cells.range(&from, &to)?),
-            Op::Put { key, value, session } => {
+            Op::Put {
+                key,
+                value,
+                session,
+            } => {
                 let create_revision = cells.get(&key)?.map_or(next, |old| old.create_revision);
                 let cell = KeyValue {
                     key,

@@ -52,7 +52,10 @@ pub(super) fn encode_snapshot(
     state: &[u8],
 ) -> Result<(Meta, Vec<Bytes>), String> {
     if state.len() > MAX_STATE_BYTES {
-        return Err(format!("a state of {} bytes, at most {MAX_STATE_BYTES}", state.len()));
+        return Err(format!(
+            "a state of {} bytes, at most {MAX_STATE_BYTES}",
+            state.len()
+        ));
     }
     let packed = zstd::bulk::compress(state, LEVEL).map_err(|err| format!("zstd: {err}"))?;
     let packed = Bytes::from(packed);
@@ -156,7 +159,11 @@ fn unpack(meta: &Meta, pieces: &[KeyValue]) -> Result<Snapshot, String> {
     let chunks = usize::try_from(meta.chunks).map_err(|_| "too many pieces".to_owned())?;
     let mut packed = BytesMut::new();
     let mut found = 0_usize;
-    for piece in pieces.iter().filter(|kv| kv.key.contains(&part)).take(chunks) {
+    for piece in pieces
+        .iter()
+        .filter(|kv| kv.key.contains(&part))
+        .take(chunks)
+    {
         packed.put_slice(&piece.value);
         found = found.saturating_add(1);
     }
@@ -192,7 +199,11 @@ fn tail(head: &Head, upto: Seq, batches: &[KeyValue]) -> Result<Vec<LogRecord>, 
     let mut newest = upto;
     for kv in batches {
         let batch = batch::decode(&kv.value).map_err(at(kv))?;
-        let named = kv.key.rsplit('/').next().and_then(|n| u64::from_str_radix(n, 16).ok());
+        let named = kv
+            .key
+            .rsplit('/')
+            .next()
+            .and_then(|n| u64::from_str_radix(n, 16).ok());
         if named != Some(batch.last.0) {
             return Err(format!("{} holds the batch up to {}", kv.key, batch.last));
         }
@@ -213,7 +224,10 @@ fn tail(head: &Head, upto: Seq, batches: &[KeyValue]) -> Result<Vec<LogRecord>, 
         records.extend(batch.records.into_iter().filter(|r| r.seq > upto));
     }
     if newest != head.seq {
-        return Err(format!("the log ends at {newest}, the head says {}", head.seq));
+        return Err(format!(
+            "the log ends at {newest}, the head says {}",
+            head.seq
+        ));
     }
     if chain.is_some_and(|chain| chain != head.chain) {
         return Err("the chain of the log differs from the head's".to_owned());
@@ -257,7 +271,10 @@ mod tests {
     fn tail_without_snapshot_is_everything() {
         let (head, stored) = log();
 
-        assert_eq!(seqs(&tail(&head, Seq(0), &stored).unwrap()), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(
+            seqs(&tail(&head, Seq(0), &stored).unwrap()),
+            [1, 2, 3, 4, 5, 6]
+        );
     }
 
     #[test]
@@ -271,7 +288,10 @@ mod tests {
     fn tail_from_inside_a_batch_has_the_rest_of_it() {
         let (head, stored) = log();
 
-        assert_eq!(seqs(&tail(&head, Seq(2), &stored[1..]).unwrap()), [3, 4, 5, 6]);
+        assert_eq!(
+            seqs(&tail(&head, Seq(2), &stored[1..]).unwrap()),
+            [3, 4, 5, 6]
+        );
     }
 
     #[test]
@@ -287,18 +307,30 @@ mod tests {
         let (head, mut stored) = log();
         stored.pop();
 
-        assert!(tail(&head, Seq(0), &stored).unwrap_err().contains("ends at 3"));
+        assert!(
+            tail(&head, Seq(0), &stored)
+                .unwrap_err()
+                .contains("ends at 3")
+        );
     }
 
     #[test]
     fn tail_with_a_foreign_batch_in_it_is_damage() {
         let (head, mut stored) = log();
-        let other = Head { seq: Seq(1), chain: 77, ..Head::default() };
+        let other = Head {
+            seq: Seq(1),
+            chain: 77,
+            ..Head::default()
+        };
         let records = vec![Bytes::new(), Bytes::new()];
         let (bytes, _) = batch::encode(&Batch::new(records), Epoch(1), &other).unwrap();
         stored[1].value = bytes;
 
-        assert!(tail(&head, Seq(0), &stored).unwrap_err().contains("does not follow"));
+        assert!(
+            tail(&head, Seq(0), &stored)
+                .unwrap_err()
+                .contains("does not follow")
+        );
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use ipam_service::log::kv::{Op, Txn};
 use ipam_service::log::{
-    AppendError, Batch, BatchId, Claim, ClaimError, Fence, HandOverError, Head, IndexChange, IndexKey,
-    LogRecord, MAX_INDEX_KEYS, MAX_REQUEST_BYTES, Outcome, ReadError, Replica, SNAPSHOT_CHUNK_BYTES,
-    ShardLog,
+    AppendError, Batch, Claim, ClaimError, Fence, HandOverError, Head, IndexChange, IndexKey,
+    LogRecord, MAX_INDEX_KEYS, MAX_REQUEST_BYTES, Outcome, ReadError, Replica,
+    SNAPSHOT_CHUNK_BYTES, ShardLog,
 };
 use types::op::{Seq, ShardId};
 
@@ -30,7 +30,12 @@ fn other_shard() -> ShardId {
 }
 
 fn batch(records: &[&str]) -> Batch {
-    Batch::new(records.iter().map(|r| Bytes::copy_from_slice(r.as_bytes())).collect())
+    Batch::new(
+        records
+            .iter()
+            .map(|r| Bytes::copy_from_slice(r.as_bytes()))
+            .collect(),
+    )
 }
 
 fn key(text: &str) -> IndexKey {
@@ -64,7 +69,10 @@ fn texts(records: &[LogRecord]) -> Vec<(u64, String)> {
 }
 
 fn numbered(from: u64, records: &[&str]) -> Vec<(u64, String)> {
-    (from..).zip(records).map(|(seq, text)| (seq, (*text).to_owned())).collect()
+    (from..)
+        .zip(records)
+        .map(|(seq, text)| (seq, (*text).to_owned()))
+        .collect()
 }
 
 /// Bytes that do not compress, always the same.
@@ -83,15 +91,24 @@ fn noise(len: usize) -> Bytes {
 
 /// Writes past the log, as damage would.
 async fn plant(fixture: &dyn LogFixture, op: Op) {
-    let txn = Txn { then: vec![op], ..Txn::default() };
+    let txn = Txn {
+        then: vec![op],
+        ..Txn::default()
+    };
     fixture.bare().txn(txn).await.unwrap();
 }
 
 async fn value(fixture: &dyn LogFixture, key: &str) -> Bytes {
     let read = Txn::read(vec![Op::Get(key.to_owned())]);
-    fixture.bare().txn(read).await.unwrap().reads[0][0].value.clone()
+    fixture.bare().txn(read).await.unwrap().reads[0][0]
+        .value
+        .clone()
 }
 
 fn put(key: String, value: Bytes) -> Op {
-    Op::Put { key, value, session: None }
+    Op::Put {
+        key,
+        value,
+        session: None,
+    }
 }

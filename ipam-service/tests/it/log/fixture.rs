@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipam_service::log::Replica;
 use ipam_service::log::chaos::{Chaos, Fault};
 use ipam_service::log::etcd::EtcdKv;
 use ipam_service::log::keys::Keys;
@@ -12,14 +13,13 @@ use ipam_service::log::kv::Kv;
 use ipam_service::log::memory::MemoryKv;
 use ipam_service::log::redb::RedbKv;
 use ipam_service::log::shards::KvLog;
-use ipam_service::log::{Replica, ShardLog};
 use tempfile::TempDir;
 
 use crate::etcd;
 use crate::etcd::proxy::{Fate, Proxy};
 
 /// A session in tests: long, since none of them waits for its end.
-const TTL: Duration = Duration::from_secs(60);
+const TTL: Duration = Duration::from_mins(1);
 
 /// A store as the cases see it.
 #[async_trait]
@@ -75,10 +75,10 @@ pub(crate) struct MemoryFixture {
 }
 
 impl MemoryFixture {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> std::future::Ready<Self> {
         let bare = Arc::new(MemoryKv::new());
         let chaos = Arc::new(Chaos::new(Arc::<MemoryKv>::clone(&bare)));
-        Self { bare, chaos }
+        std::future::ready(Self { bare, chaos })
     }
 }
 
@@ -127,7 +127,10 @@ pub(crate) struct RedbFixture {
 
 impl RedbFixture {
     pub(crate) async fn start() -> Self {
-        let mut fixture = Self { open: None, dir: tempfile::tempdir().unwrap() };
+        let mut fixture = Self {
+            open: None,
+            dir: tempfile::tempdir().unwrap(),
+        };
         fixture.restart().await;
         fixture
     }
@@ -195,7 +198,13 @@ impl EtcdFixture {
         let proxied = Arc::new(proxied(&proxy).await);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let keys = Keys::new(&format!("/test/{number}/")).unwrap();
-        Self { server, proxy, bare, proxied, keys }
+        Self {
+            server,
+            proxy,
+            bare,
+            proxied,
+            keys,
+        }
     }
 }
 

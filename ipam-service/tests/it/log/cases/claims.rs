@@ -20,13 +20,17 @@ pub(crate) async fn claim_of_an_owned_shard_names_the_owner(f: &mut impl LogFixt
 
     let err = f.log().claim(&shard(), &other).await.unwrap_err();
 
-    let ClaimError::Owned(owner) = err else { panic!("{err}") };
+    let ClaimError::Owned(owner) = err else {
+        panic!("{err}")
+    };
     assert_eq!(owner.replica, me);
     assert_eq!(owner.epoch, fence.epoch);
 }
 
 // I8: a crash of the owner loses nothing that was answered.
-pub(crate) async fn claim_after_the_owner_died_has_a_higher_epoch_and_all_records(f: &mut impl LogFixture) {
+pub(crate) async fn claim_after_the_owner_died_has_a_higher_epoch_and_all_records(
+    f: &mut impl LogFixture,
+) {
     let (me, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a", "b"]).await;
     append(f, &mut fence, &["c"]).await;
@@ -46,7 +50,10 @@ pub(crate) async fn claim_by_the_owner_itself_ends_its_older_fence(f: &mut impl 
     let claim = f.log().claim(&shard(), &me).await.unwrap();
 
     assert!(claim.fence.epoch > old.epoch);
-    assert_eq!(f.log().append(&old, &batch(&["x"])).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().append(&old, &batch(&["x"])).await,
+        Err(AppendError::Fenced)
+    );
     f.log().append(&claim.fence, &batch(&["y"])).await.unwrap();
 }
 
@@ -60,7 +67,10 @@ pub(crate) async fn claim_by_a_later_life_of_the_owner_does_not_wait(f: &mut imp
 
     // The end of the first session does not take the shard from the second.
     f.log().append(&claim.fence, &batch(&["y"])).await.unwrap();
-    assert_eq!(f.log().append(&old, &batch(&["x"])).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().append(&old, &batch(&["x"])).await,
+        Err(AppendError::Fenced)
+    );
 }
 
 pub(crate) async fn claim_with_an_ended_session_is_refused(f: &mut impl LogFixture) {
@@ -73,7 +83,9 @@ pub(crate) async fn claim_with_an_ended_session_is_refused(f: &mut impl LogFixtu
     assert_eq!(f.log().read(&shard()).await.unwrap().owner, None);
 }
 
-pub(crate) async fn claim_whose_answer_was_lost_is_settled_by_claiming_again(f: &mut impl LogFixture) {
+pub(crate) async fn claim_whose_answer_was_lost_is_settled_by_claiming_again(
+    f: &mut impl LogFixture,
+) {
     let me = f.replica("ipam-0").await;
     f.lose_answer(0);
 
@@ -109,7 +121,10 @@ pub(crate) async fn transfer_moves_the_shard_in_one_step(f: &mut impl LogFixture
     let claim = f.log().claim(&shard(), &to).await.unwrap();
 
     assert!(matches!(between, Err(ClaimError::Owned(owner)) if owner.replica == to));
-    assert_eq!(f.log().append(&fence, &batch(&["x"])).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().append(&fence, &batch(&["x"])).await,
+        Err(AppendError::Fenced)
+    );
     assert_eq!(texts(&claim.tail), numbered(1, &["a"]));
     f.log().append(&claim.fence, &batch(&["b"])).await.unwrap();
 }
@@ -130,7 +145,10 @@ pub(crate) async fn transfer_by_an_older_owner_is_fenced(f: &mut impl LogFixture
     let Claim { fence, .. } = f.log().claim(&shard(), &me).await.unwrap();
     let to = f.replica("ipam-1").await;
 
-    assert_eq!(f.log().transfer(&old, &to).await, Err(HandOverError::Fenced));
+    assert_eq!(
+        f.log().transfer(&old, &to).await,
+        Err(HandOverError::Fenced)
+    );
     assert_eq!(f.log().release(&old).await, Err(HandOverError::Fenced));
 
     f.log().append(&fence, &batch(&["a"])).await.unwrap();
@@ -145,7 +163,10 @@ pub(crate) async fn release_frees_the_shard_at_once(f: &mut impl LogFixture) {
     let claim = f.log().claim(&shard(), &other).await.unwrap();
 
     assert!(claim.fence.epoch > fence.epoch);
-    assert_eq!(f.log().append(&fence, &batch(&["x"])).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().append(&fence, &batch(&["x"])).await,
+        Err(AppendError::Fenced)
+    );
     assert_eq!(f.log().release(&fence).await, Err(HandOverError::Fenced));
 }
 
@@ -153,11 +174,17 @@ pub(crate) async fn read_without_a_claim_sees_all_and_disturbs_nobody(f: &mut im
     let empty = f.log().read(&shard()).await.unwrap();
     let (me, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a", "b"]).await;
-    f.log().snapshot(&fence, Seq(1), Bytes::from_static(b"state")).await.unwrap();
+    f.log()
+        .snapshot(&fence, Seq(1), Bytes::from_static(b"state"))
+        .await
+        .unwrap();
 
     let read = f.log().read(&shard()).await.unwrap();
 
-    assert_eq!((empty.owner, empty.head, empty.tail), (None, Head::default(), Vec::new()));
+    assert_eq!(
+        (empty.owner, empty.head, empty.tail),
+        (None, Head::default(), Vec::new())
+    );
     let owner = read.owner.unwrap();
     assert_eq!((owner.replica, owner.epoch), (me, fence.epoch));
     assert_eq!(read.head, fence.head);

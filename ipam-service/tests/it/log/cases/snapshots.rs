@@ -16,7 +16,10 @@ pub(crate) async fn snapshot_is_where_the_replay_begins(f: &mut impl LogFixture)
     let (me, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a"]).await;
     append(f, &mut fence, &["b", "c"]).await;
-    f.log().snapshot(&fence, Seq(3), state("abc")).await.unwrap();
+    f.log()
+        .snapshot(&fence, Seq(3), state("abc"))
+        .await
+        .unwrap();
     append(f, &mut fence, &["d"]).await;
 
     let claim = f.log().claim(&shard(), &me).await.unwrap();
@@ -41,10 +44,19 @@ pub(crate) async fn snapshot_inside_a_batch_keeps_the_rest_of_it(f: &mut impl Lo
 pub(crate) async fn snapshot_that_is_not_newer_changes_nothing(f: &mut impl LogFixture) {
     let (_, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a", "b"]).await;
-    f.log().snapshot(&fence, Seq(2), state("new")).await.unwrap();
+    f.log()
+        .snapshot(&fence, Seq(2), state("new"))
+        .await
+        .unwrap();
 
-    f.log().snapshot(&fence, Seq(1), state("old")).await.unwrap();
-    f.log().snapshot(&fence, Seq(2), state("again")).await.unwrap();
+    f.log()
+        .snapshot(&fence, Seq(1), state("old"))
+        .await
+        .unwrap();
+    f.log()
+        .snapshot(&fence, Seq(2), state("again"))
+        .await
+        .unwrap();
 
     let snapshot = f.log().read(&shard()).await.unwrap().snapshot.unwrap();
     assert_eq!((snapshot.upto, snapshot.state), (Seq(2), state("new")));
@@ -54,7 +66,11 @@ pub(crate) async fn snapshot_beyond_the_head_is_refused(f: &mut impl LogFixture)
     let (_, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a"]).await;
 
-    let err = f.log().snapshot(&fence, Seq(2), state("x")).await.unwrap_err();
+    let err = f
+        .log()
+        .snapshot(&fence, Seq(2), state("x"))
+        .await
+        .unwrap_err();
 
     assert!(matches!(err, AppendError::Invalid(_)), "{err}");
 }
@@ -64,7 +80,11 @@ pub(crate) async fn snapshot_of_an_older_owner_is_fenced(f: &mut impl LogFixture
     append(f, &mut fence, &["a"]).await;
     f.log().claim(&shard(), &me).await.unwrap();
 
-    let err = f.log().snapshot(&fence, Seq(1), state("x")).await.unwrap_err();
+    let err = f
+        .log()
+        .snapshot(&fence, Seq(1), state("x"))
+        .await
+        .unwrap_err();
 
     assert_eq!(err, AppendError::Fenced);
     assert_eq!(stored(f, &shard()).await, numbered(1, &["a"]));
@@ -73,10 +93,17 @@ pub(crate) async fn snapshot_of_an_older_owner_is_fenced(f: &mut impl LogFixture
 pub(crate) async fn snapshot_of_many_pieces_comes_back_whole(f: &mut impl LogFixture) {
     let (_, mut fence) = claimed(f).await;
     // Two pieces in one transaction; ten in several; one again.
-    for (upto, len, pieces) in [(1, SNAPSHOT_CHUNK_BYTES + 1, 2), (2, 10 * SNAPSHOT_CHUNK_BYTES - 99, 10), (3, 1, 1)] {
+    for (upto, len, pieces) in [
+        (1, SNAPSHOT_CHUNK_BYTES + 1, 2),
+        (2, 10 * SNAPSHOT_CHUNK_BYTES - 99, 10),
+        (3, 1, 1),
+    ] {
         append(f, &mut fence, &["a"]).await;
 
-        f.log().snapshot(&fence, Seq(upto), noise(len)).await.unwrap();
+        f.log()
+            .snapshot(&fence, Seq(upto), noise(len))
+            .await
+            .unwrap();
 
         let snapshot = f.log().read(&shard()).await.unwrap().snapshot.unwrap();
         assert_eq!(snapshot.upto, Seq(upto));
@@ -114,7 +141,10 @@ pub(crate) async fn strays_of_an_unfinished_snapshot_are_passed_over(f: &mut imp
     }
 
     let claim = f.log().claim(&shard(), &me).await.unwrap();
-    f.log().snapshot(&claim.fence, Seq(2), state("ab")).await.unwrap();
+    f.log()
+        .snapshot(&claim.fence, Seq(2), state("ab"))
+        .await
+        .unwrap();
 
     assert_eq!(claim.snapshot.unwrap().state, state("a"));
     assert_eq!(texts(&claim.tail), numbered(2, &["b"]));
@@ -128,7 +158,11 @@ pub(crate) async fn damaged_snapshot_is_refused(f: &mut impl LogFixture) {
     let (me, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a"]).await;
     f.log().snapshot(&fence, Seq(1), state("a")).await.unwrap();
-    plant(f, put(f.keys().snap(&shard(), 1, 0), state("not what was written"))).await;
+    plant(
+        f,
+        put(f.keys().snap(&shard(), 1, 0), state("not what was written")),
+    )
+    .await;
 
     let err = f.log().claim(&shard(), &me).await.unwrap_err();
 

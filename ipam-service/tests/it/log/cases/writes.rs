@@ -34,8 +34,18 @@ pub(crate) async fn append_of_two_writers_on_one_head_lets_one_through(f: &mut i
 
     let (first, second) = tokio::join!(log.append(&fence, &a), log.append(&fence, &b));
 
-    assert_eq!([&first, &second].iter().filter(|r| r.is_ok()).count(), 1, "{first:?} {second:?}");
-    assert_eq!([&first, &second].iter().filter(|r| **r == &Err(AppendError::Fenced)).count(), 1);
+    assert_eq!(
+        [&first, &second].iter().filter(|r| r.is_ok()).count(),
+        1,
+        "{first:?} {second:?}"
+    );
+    assert_eq!(
+        [&first, &second]
+            .iter()
+            .filter(|r| **r == &Err(AppendError::Fenced))
+            .count(),
+        1
+    );
     assert_eq!(stored(f, &shard()).await.len(), 1);
 }
 
@@ -46,7 +56,10 @@ pub(crate) async fn append_of_a_group_keeps_its_order(f: &mut impl LogFixture) {
     append(f, &mut fence, &["b"]).await;
 
     assert_eq!(fence.head.seq, Seq(4));
-    assert_eq!(stored(f, &shard()).await, numbered(1, &["c", "a", "b", "b"]));
+    assert_eq!(
+        stored(f, &shard()).await,
+        numbered(1, &["c", "a", "b", "b"])
+    );
 }
 
 pub(crate) async fn append_of_nothing_is_refused(f: &mut impl LogFixture) {
@@ -79,7 +92,9 @@ pub(crate) async fn append_whose_answer_was_lost_is_committed(f: &mut impl LogFi
     let outcome = f.log().resolve(&fence, batch.id).await.unwrap();
 
     assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
-    let Outcome::Committed(head) = outcome else { panic!("{outcome:?}") };
+    let Outcome::Committed(head) = outcome else {
+        panic!("{outcome:?}")
+    };
     fence.head = head;
     append(f, &mut fence, &["c"]).await;
     assert_eq!(stored(f, &shard()).await, numbered(1, &["a", "b", "c"]));
@@ -95,7 +110,9 @@ pub(crate) async fn append_whose_request_was_lost_is_not_committed(f: &mut impl 
     let outcome = f.log().resolve(&fence, batch.id).await.unwrap();
 
     assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
-    let Outcome::NotCommitted(head) = outcome else { panic!("{outcome:?}") };
+    let Outcome::NotCommitted(head) = outcome else {
+        panic!("{outcome:?}")
+    };
     fence.head = head;
     // The same batch may be sent again.
     fence.head = f.log().append(&fence, &batch).await.unwrap();
@@ -104,7 +121,9 @@ pub(crate) async fn append_whose_request_was_lost_is_not_committed(f: &mut impl 
 }
 
 // I1, I4: "not committed" is final.
-pub(crate) async fn append_that_arrives_after_its_resolution_changes_nothing(f: &mut impl LogFixture) {
+pub(crate) async fn append_that_arrives_after_its_resolution_changes_nothing(
+    f: &mut impl LogFixture,
+) {
     let (_, mut fence) = claimed(f).await;
     append(f, &mut fence, &["a"]).await;
     let late = batch(&["late"]);
@@ -115,7 +134,9 @@ pub(crate) async fn append_that_arrives_after_its_resolution_changes_nothing(f: 
     f.deliver_late().await;
 
     assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
-    let Outcome::NotCommitted(head) = outcome else { panic!("{outcome:?}") };
+    let Outcome::NotCommitted(head) = outcome else {
+        panic!("{outcome:?}")
+    };
     fence.head = head;
     append(f, &mut fence, &["b"]).await;
     assert_eq!(stored(f, &shard()).await, numbered(1, &["a", "b"]));
@@ -131,7 +152,10 @@ pub(crate) async fn resolve_after_another_claim_is_fenced(f: &mut impl LogFixtur
     let other = f.replica("ipam-1").await;
     f.log().claim(&shard(), &other).await.unwrap();
 
-    assert_eq!(f.log().resolve(&fence, batch.id).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().resolve(&fence, batch.id).await,
+        Err(AppendError::Fenced)
+    );
 }
 
 pub(crate) async fn resolve_whose_answer_was_lost_can_be_repeated(f: &mut impl LogFixture) {
@@ -147,7 +171,9 @@ pub(crate) async fn resolve_whose_answer_was_lost_can_be_repeated(f: &mut impl L
     let second = f.log().resolve(&fence, batch.id).await.unwrap();
 
     assert!(matches!(first, Err(AppendError::Unknown(_))), "{first:?}");
-    let Outcome::NotCommitted(head) = second else { panic!("{second:?}") };
+    let Outcome::NotCommitted(head) = second else {
+        panic!("{second:?}")
+    };
     fence.head = head;
     append(f, &mut fence, &["c"]).await;
     assert_eq!(stored(f, &shard()).await, numbered(1, &["a", "c"]));
@@ -157,7 +183,9 @@ pub(crate) async fn resolve_whose_answer_was_lost_can_be_repeated(f: &mut impl L
 async fn write_a_lot(f: &impl LogFixture, fence: &mut Fence) -> Vec<Bytes> {
     let mut written = Vec::new();
     for round in 1..=30_usize {
-        let records: Vec<Bytes> = (0..round % 7 + 1).map(|i| noise(round * i * 13 % 200)).collect();
+        let records: Vec<Bytes> = (0..=round % 7)
+            .map(|i| noise(round * i * 13 % 200))
+            .collect();
         written.extend(records.clone());
         fence.head = f.log().append(fence, &Batch::new(records)).await.unwrap();
     }
@@ -178,7 +206,9 @@ pub(crate) async fn replay_equals_what_was_appended(f: &mut impl LogFixture) {
 }
 
 // I9: what was answered is there afterwards.
-pub(crate) async fn replay_after_a_restart_of_the_process_equals_what_was_appended(f: &mut impl LogFixture) {
+pub(crate) async fn replay_after_a_restart_of_the_process_equals_what_was_appended(
+    f: &mut impl LogFixture,
+) {
     let (_, mut fence) = claimed(f).await;
     let written = write_a_lot(f, &mut fence).await;
 
@@ -189,17 +219,28 @@ pub(crate) async fn replay_after_a_restart_of_the_process_equals_what_was_append
     let data: Vec<Bytes> = claim.tail.into_iter().map(|r| r.data).collect();
     assert_eq!(data, written);
     assert!(claim.fence.epoch > fence.epoch);
-    assert_eq!(f.log().append(&fence, &batch(&["x"])).await, Err(AppendError::Fenced));
+    assert_eq!(
+        f.log().append(&fence, &batch(&["x"])).await,
+        Err(AppendError::Fenced)
+    );
 }
 
-pub(crate) async fn append_over_one_and_a_half_mebibyte_is_too_large_and_below_is_not(f: &mut impl LogFixture) {
+pub(crate) async fn append_over_one_and_a_half_mebibyte_is_too_large_and_below_is_not(
+    f: &mut impl LogFixture,
+) {
     let (_, mut fence) = claimed(f).await;
 
-    let over = f.log().append(&fence, &Batch::new(vec![noise(MAX_REQUEST_BYTES)])).await;
+    let over = f
+        .log()
+        .append(&fence, &Batch::new(vec![noise(MAX_REQUEST_BYTES)]))
+        .await;
     let below = Batch::new(vec![noise(MAX_REQUEST_BYTES - 1024)]);
     fence.head = f.log().append(&fence, &below).await.unwrap();
 
-    assert!(matches!(over, Err(AppendError::TooLarge { what: "bytes", .. })), "{over:?}");
+    assert!(
+        matches!(over, Err(AppendError::TooLarge { what: "bytes", .. })),
+        "{over:?}"
+    );
     assert_eq!(fence.head.seq, Seq(1));
     let read = f.log().read(&shard()).await.unwrap();
     assert_eq!(read.tail[0].data, below.records[0]);
@@ -220,7 +261,10 @@ pub(crate) async fn damaged_batch_is_refused_and_the_shard_stays_free(f: &mut im
     let err = f.log().claim(&shard(), &other).await.unwrap_err();
     let read = f.log().read(&shard()).await.unwrap_err();
 
-    assert!(matches!(&err, ClaimError::Corrupt(why) if why.contains(&key)), "{err}");
+    assert!(
+        matches!(&err, ClaimError::Corrupt(why) if why.contains(&key)),
+        "{err}"
+    );
     assert!(matches!(read, ReadError::Corrupt(_)), "{read}");
     let own = Txn::read(vec![Op::Get(f.keys().own(&shard()))]);
     assert_eq!(f.bare().txn(own).await.unwrap().reads[0], []);
