@@ -185,19 +185,13 @@ pub fn step_violations(before: &Shard, after: &Shard) -> Vec<Violation> {
         // I2: what a node may use becomes nobody's in one way alone, through Assigned.
         let kept = is.generation().is_some() || matches!(is, SlotState::Assigned { .. });
         if was.generation().is_some() && !kept {
-            found.push(Violation::Owner {
-                slot,
-                state: *is,
-            });
+            found.push(Violation::Owner { slot, state: *is });
         }
         // I2: generations of a slot grow.
         if let (Some(old), Some(new)) = (was.generation(), is.generation())
             && new < old
         {
-            found.push(Violation::Owner {
-                slot,
-                state: *is,
-            });
+            found.push(Violation::Owner { slot, state: *is });
         }
     }
     found
@@ -273,4 +267,91 @@ fn overlap(a: &Shard, b: &Shard) -> bool {
     v4_a.contains(&v4_b)
         || v4_b.contains(&v4_a)
         || v6.is_some_and(|(v6_a, v6_b)| v6_a.contains(&v6_b) || v6_b.contains(&v6_a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use crate::slot::SlotSet;
+    use crate::spec::shards_of_vswitch;
+    use crate::spec::tests::vswitch;
+
+    fn shard_with_an_eni(v4: &str) -> Shard {
+        let spec = shards_of_vswitch(&vswitch(v4, None), 20).unwrap().remove(0);
+        let mut shard = Shard::new(spec);
+        let slots: SlotSet = (1..4)
+            .map(|index| Slot {
+                family: Family::V4,
+                index,
+            })
+            .collect();
+        let intent = Record::EniIntent {
+            instance: "i-a".parse().unwrap(),
+            quota_index: 0,
+            primary: 1,
+            slots: slots.clone(),
+            security_groups: Vec::new(),
+        };
+        let created = Record::EniCreated {
+            eni: Seq(1),
+            id: "eni-a".parse().unwrap(),
+            mac: "00:16:3e:00:00:01".parse().unwrap(),
+            present: slots,
+        };
+        shard.apply(Seq(1), &intent).unwrap();
+        shard.apply(Seq(2), &created).unwrap();
+        shard
+    }
+
+    // I10: the audit sees a quota that is broken.
+    #[test]
+    fn eni_past_the_quota_is_found() {
+        let shard = shard_with_an_eni("10.0.0.0/26");
+        let quota = |ipv4_per_eni| EniQuota {
+            enis: 2,
+            enis_total: 2,
+            ipv4_per_eni,
+            ipv6_per_eni: 0,
+            trunk: false,
+        };
+
+        assert_eq!(quota_violations(&shard, |_| Some(quota(3))), []);
+        assert_eq!(quota_violations(&shard, |_| Some(quota(2))).len(), 1);
+        assert_eq!(quota_violations(&shard, |_| None), []);
+    }
+
+    // I1, I10: the audit sees one ENI, one place and one block in two shards.
+    #[test]
+    fn two_shards_with_the_same_things_are_found() {
+        let first = shard_with_an_eni("10.0.0.0/26");
+        let second = shard_with_an_eni("10.0.0.32/27");
+
+        let found = set_violations([&first, &second]);
+
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(set_violations([&first]), []);
+    }
+
+    // I6: the audit sees an address that came back too early.
+    #[test]
+    fn cooldown_that_was_cut_short_is_found() {
+        let mut resting = shard_with_an_eni("10.0.0.0/26");
+        let fresh = Shard::new(resting.spec().clone());
+        resting
+            .apply(Seq(3), &Record::DeleteIntent { eni: Seq(1) })
+            .unwrap();
+        let gone = Record::EniGone {
+            eni: Seq(1),
+            at: tick(1_000),
+            cooldown_ms: 60_000,
+        };
+        resting.apply(Seq(4), &gone).unwrap();
+
+        assert_eq!(step_violations(&resting, &fresh).len(), 3);
+    }
+
+    fn tick(ms: u64) -> types::time::Tick {
+        types::time::Tick(ms)
+    }
 }

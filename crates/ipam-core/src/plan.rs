@@ -154,7 +154,10 @@ impl<'a> Planner<'a> {
 
     fn per_eni(&self) -> u32 {
         if self.node.stack.has_v6() {
-            self.node.quota.ipv4_per_eni.min(self.node.quota.ipv6_per_eni)
+            self.node
+                .quota
+                .ipv4_per_eni
+                .min(self.node.quota.ipv6_per_eni)
         } else {
             self.node.quota.ipv4_per_eni
         }
@@ -232,26 +235,24 @@ impl<'a> Planner<'a> {
                     load.assigned.of(*family).take(to_usize(need))
                 })
                 .collect();
-            if slots.is_empty() || after == before {
+            if after == before {
                 continue;
             }
             rest = rest.saturating_sub(after.saturating_sub(before));
-            if let Some(load) = self.loads.get_mut(&key) {
-                load.serving.extend(slots.iter());
-                load.assigned = load.assigned.without(&slots);
-            }
-            self.push(Record::Held { eni: key, slots });
+            self.grant(key, slots);
         }
         rest
     }
 
-    /// Puts further addresses on attached ENIs that have room.
+    /// Puts further addresses on attached ENIs that have room, beside what is on them already.
     fn fill(&mut self, mut rest: u32) -> u32 {
         for (key, eni, load) in self.live() {
             if rest == 0 || self.node.vswitch_exhausted {
                 break;
             }
-            if eni.state != EniState::Attached || !self.is_idle(key) || !self.may_grow(key) {
+            // What was asked back comes first: it is kept, or given back and granted again.
+            let ready = eni.state == EniState::Attached && load.revoking.is_empty();
+            if !ready || !self.is_idle(key) {
                 continue;
             }
             let before = self.pods(&load.serving);
@@ -260,26 +261,24 @@ impl<'a> Planner<'a> {
             if after <= before {
                 continue;
             }
-            let mut slots = SlotSet::new();
+            let (mut again, mut new) = (SlotSet::new(), SlotSet::new());
             for family in self.families() {
                 let need = after.saturating_sub(load.serving.count(*family));
-                slots.extend(self.free(*family, need));
+                again.extend(load.assigned.of(*family).take(to_usize(need)));
+                new.extend(self.free(*family, need.saturating_sub(again.count(*family))));
             }
-            self.taken.extend(slots.iter());
             rest = rest.saturating_sub(after.saturating_sub(before));
+            self.grant(key, again);
+            self.taken.extend(new.iter());
             if let Some(load) = self.loads.get_mut(&key) {
-                load.serving.extend(slots.iter());
+                load.serving.extend(new.iter());
             }
-            self.push(Record::AssignIntent { eni: key, slots });
+            self.push(Record::AssignIntent {
+                eni: key,
+                slots: new,
+            });
         }
         rest
-    }
-
-    /// Whether nothing of the ENI is on its way back: what is, comes first, by a grant or by leaving.
-    fn may_grow(&self, key: EniKey) -> bool {
-        self.loads
-            .get(&key)
-            .is_some_and(|load| load.assigned.is_empty() && load.revoking.is_empty())
     }
 
     /// Pods that one operation can bring an ENI to, at most `wanted`.
@@ -292,10 +291,25 @@ impl<'a> Planner<'a> {
             .saturating_sub(eni.slots.count(*family))
             .min(self.policy.batch);
             let free = u32::try_from(self.free(*family, room).len()).unwrap_or(0);
-            load.serving.count(*family).saturating_add(free)
+            load.serving
+                .count(*family)
+                .saturating_add(load.assigned.count(*family))
+                .saturating_add(free)
         };
         let reached = self.families().iter().map(reach).min().unwrap_or(0);
         reached.min(wanted)
+    }
+
+    /// Grants what is on an attached ENI and nobody's.
+    fn grant(&mut self, key: EniKey, slots: SlotSet) {
+        if slots.is_empty() {
+            return;
+        }
+        if let Some(load) = self.loads.get_mut(&key) {
+            load.serving.extend(slots.iter());
+            load.assigned = load.assigned.without(&slots);
+        }
+        self.push(Record::Held { eni: key, slots });
     }
 
     /// Creates ENIs, each as full as the shard allows, for what the ENIs there are will never serve.
@@ -440,8 +454,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let batch = to_usize(self.policy.batch);
-            let not_primary =
-                |slot: &Slot| slot.family == Family::V6 || slot.index != eni.primary;
+            let not_primary = |slot: &Slot| slot.family == Family::V6 || slot.index != eni.primary;
             let slots: SlotSet = [Family::V4, Family::V6]
                 .into_iter()
                 .flat_map(|family| load.assigned.of(family).filter(not_primary).take(batch))
@@ -452,11 +465,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether an ENI's addresses may be asked back: it is settled, and nothing is under way on it.
+    /// Whether an ENI's addresses may be asked back: it is settled, and nothing is under way on it. A
+    /// primary address that was given back stays on it, and is no hindrance.
     fn may_shrink(&self, key: EniKey, eni: &Eni, load: &Load) -> bool {
         eni.state == EniState::Attached
             && self.is_idle(key)
-            && load.assigned.is_empty()
             && load.revoking.is_empty()
             && !load.held.is_empty()
             && self.now.since(eni.grown_at) >= self.policy.settle

@@ -1,7 +1,8 @@
 //! What a shard's log says, and how it is written as bytes.
 //!
 //! A record has no number in itself: its sequence number is its position in the log, from 1, and is
-//! given to [`crate::shard::Shard::apply`]. Checksums are the log's affair.
+//! given to [`crate::shard::Shard::apply`]. Checksums are the log's affair. A record that sets a deadline
+//! carries the time it was made at, so that the next owner's clock starts no earlier.
 
 use serde::{Deserialize, Serialize};
 use types::address::MacAddr;
@@ -55,8 +56,6 @@ pub enum Record {
     EniAttached {
         /// Which.
         eni: EniKey,
-        /// Those thought to be on it that the read-back did not show: they are asked for again.
-        missing: SlotSet,
         /// When this was learnt.
         at: Tick,
     },
@@ -161,8 +160,10 @@ pub enum Record {
     Foreign {
         /// Which slots.
         slots: SlotSet,
-        /// When they shall be tried again.
-        until: Tick,
+        /// When this was learnt.
+        at: Tick,
+        /// How long they are left alone, in milliseconds.
+        ttl_ms: u64,
     },
     /// Time has reached `at`. Cooling, foreign and quarantined slots whose time is up become free.
     Tick {
@@ -176,8 +177,10 @@ pub enum Record {
 pub struct Conflict {
     /// Which slots.
     pub slots: SlotSet,
-    /// When they shall be tried again.
-    pub until: Tick,
+    /// When this was learnt.
+    pub at: Tick,
+    /// How long they are left alone, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 /// Why bytes are not a record. The shard must not be served.
@@ -284,6 +287,10 @@ mod mac_bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use types::address::MacAddr;
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature is serde's"
+    )]
     pub(super) fn serialize<S: Serializer>(mac: &MacAddr, to: S) -> Result<S::Ok, S::Error> {
         mac.0.serialize(to)
     }
@@ -335,11 +342,7 @@ mod tests {
                 mac: "00:16:3e:01:02:03".parse().unwrap(),
                 present: dual(7..17),
             },
-            Record::EniAttached {
-                eni: Seq(300),
-                missing: SlotSet::new(),
-                at,
-            },
+            Record::EniAttached { eni: Seq(300), at },
             Record::AssignIntent {
                 eni: Seq(300),
                 slots: v4(20..22),
@@ -354,7 +357,8 @@ mod tests {
                 slots: v4(20..21),
                 conflict: Some(Conflict {
                     slots: v4(21..22),
-                    until: at,
+                    at,
+                    ttl_ms: 3_600_000,
                 }),
             },
             Record::Held {
@@ -393,7 +397,8 @@ mod tests {
             Record::EniLost { eni: Seq(300) },
             Record::Foreign {
                 slots: v4(1..3),
-                until: at,
+                at,
+                ttl_ms: 3_600_000,
             },
             Record::Tick { at },
         ]
@@ -415,7 +420,10 @@ mod tests {
             .map(|record| format!("{} {}", record.name(), hex(&record.encode().unwrap())))
             .collect();
 
-        assert_eq!(lines.join("\n"), include_str!("record/golden.txt").trim_end());
+        assert_eq!(
+            lines.join("\n"),
+            include_str!("record/golden.txt").trim_end()
+        );
     }
 
     #[test]

@@ -217,7 +217,8 @@ impl Shard {
         &'a self,
         instance: &'a InstanceId,
     ) -> impl DoubleEndedIterator<Item = (EniKey, &'a Eni)> {
-        self.enis().filter(move |(_, eni)| eni.instance == *instance)
+        self.enis()
+            .filter(move |(_, eni)| eni.instance == *instance)
     }
 
     /// The ENI with this id of the cloud.

@@ -299,8 +299,7 @@ pub(crate) mod tests {
 
     #[test]
     fn slash_16_makes_16_shards_with_aligned_blocks_of_both_families() {
-        let shards =
-            shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
+        let shards = shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
 
         assert_eq!(shards.len(), 16);
         assert_eq!(shards[3].v4_block().to_string(), "10.1.48.0/20");
@@ -322,8 +321,7 @@ pub(crate) mod tests {
 
     #[test]
     fn slot_and_address_are_inverse() {
-        let shards =
-            shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
+        let shards = shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
 
         for slot in [v4(0), v4(4095), v6(0), v6(4095)] {
             let address = shards[5].address(slot).unwrap();
@@ -335,8 +333,7 @@ pub(crate) mod tests {
 
     #[test]
     fn reserved_addresses_lie_at_the_ends_of_the_vswitch_not_of_the_shard() {
-        let shards =
-            shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
+        let shards = shards_of_vswitch(&vswitch("10.1.0.0/16", Some("2001:db8::/64")), 20).unwrap();
 
         assert!(shards[0].is_reserved(v4(0)));
         assert!(!shards[0].is_reserved(v4(1)));
@@ -350,8 +347,7 @@ pub(crate) mod tests {
     // I11: in a /24 each IPv4 address of a pod finds an IPv6 one.
     #[test]
     fn small_vswitch_has_no_fewer_ipv6_than_ipv4_addresses() {
-        let shards =
-            shards_of_vswitch(&vswitch("10.1.7.0/24", Some("2001:db8::/64")), 20).unwrap();
+        let shards = shards_of_vswitch(&vswitch("10.1.7.0/24", Some("2001:db8::/64")), 20).unwrap();
 
         let free_v4 = (0..256).filter(|i| !shards[0].is_reserved(v4(*i))).count();
         let free_v6 = (0..shards[0].slot_count(Family::V6))

@@ -6,6 +6,7 @@
 //! and asks for the same.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use types::address::{Family, MacAddr};
 use types::cloud::{EniId, InstanceId, SecurityGroupId};
@@ -111,7 +112,8 @@ pub enum Outcome {
     },
     /// The ENI is attached (`InUse`).
     Attached {
-        /// All its addresses as read back.
+        /// All its addresses as read back. What the create and assign calls confirmed counts whether it
+        /// is among them or not: a read shortly after may be stale, and nobody else takes addresses off.
         addresses: Vec<IpAddr>,
     },
     /// The assign call is done.
@@ -245,7 +247,7 @@ fn create(shard: &Shard, eni: &Eni) -> Option<Call> {
 /// [`MAX_EXPLICIT`] IPv6 addresses in all, so the rest waits.
 fn asked(shard: &Shard, op: Seq) -> SlotSet {
     let waiting = shard.op_slots(op);
-    let eni = shard.op(op).map(|op| op.eni());
+    let eni = shard.op(op).map(Op::eni);
     let attached = eni
         .and_then(|eni| shard.eni(eni))
         .is_some_and(|eni| eni.state == EniState::Attached);
@@ -318,12 +320,9 @@ fn after_assign(shard: &Shard, step: &Step, outcome: &Outcome, at: Tick) -> Vec<
         .is_some_and(|eni| eni.state == EniState::Attached);
     match outcome {
         Outcome::Assigned { addresses } => {
+            // What the read did not show is asked for again: only a refusal says that it is not there.
             let present = both(&shard.slots_at(addresses), &asked);
-            let missing = asked.without(&present);
             let mut records = Vec::new();
-            if !missing.is_empty() {
-                records.push(refused(shard, step.op, &missing, None, at));
-            }
             if !present.is_empty() {
                 records.push(Record::Assigned {
                     op: step.op,
@@ -361,29 +360,15 @@ fn after_assign(shard: &Shard, step: &Step, outcome: &Outcome, at: Tick) -> Vec<
 
 fn after_attach(shard: &Shard, step: &Step, outcome: &Outcome, at: Tick) -> Vec<Record> {
     match outcome {
-        Outcome::Attached { addresses } => {
-            let on_eni = shard.slots_where(step.eni, |state| {
-                matches!(state, SlotState::Assigned { .. })
-            });
-            let mut present = both(&shard.slots_at(addresses), &on_eni);
-            // An ENI does not exist without its primary address, whatever a read shows.
-            present.extend(shard.eni(step.eni).map(|eni| Slot {
-                family: Family::V4,
-                index: eni.primary,
-            }));
-            let mut records = vec![Record::EniAttached {
+        Outcome::Attached { .. } => vec![
+            Record::EniAttached { eni: step.eni, at },
+            Record::Held {
                 eni: step.eni,
-                missing: on_eni.without(&present),
-                at,
-            }];
-            if !present.is_empty() {
-                records.push(Record::Held {
-                    eni: step.eni,
-                    slots: present,
-                });
-            }
-            records
-        }
+                slots: shard.slots_where(step.eni, |state| {
+                    matches!(state, SlotState::Assigned { .. })
+                }),
+            },
+        ],
         Outcome::EniLimit | Outcome::NotFound | Outcome::Refused => {
             vec![Record::DeleteIntent { eni: step.eni }]
         }
@@ -469,17 +454,12 @@ fn after_delete(shard: &Shard, step: &Step, outcome: &Outcome, at: Tick) -> Vec<
 }
 
 /// The record by which an operation gives up `slots`; the one at `address` is somebody else's.
-fn refused(
-    shard: &Shard,
-    op: Seq,
-    slots: &SlotSet,
-    address: Option<&IpAddr>,
-    at: Tick,
-) -> Record {
+fn refused(shard: &Shard, op: Seq, slots: &SlotSet, address: Option<&IpAddr>, at: Tick) -> Record {
     let taken = both(&shard.slots_at(address), slots);
     let conflict = (!taken.is_empty()).then(|| Conflict {
         slots: taken.clone(),
-        until: at.after(shard.spec().vswitch().timing.foreign_ttl),
+        at,
+        ttl_ms: millis(shard.spec().vswitch().timing.foreign_ttl),
     });
     Record::Aborted {
         op,
@@ -493,5 +473,9 @@ fn both(a: &SlotSet, b: &SlotSet) -> SlotSet {
 }
 
 fn cooldown_ms(shard: &Shard) -> u64 {
-    u64::try_from(shard.spec().vswitch().timing.cooldown.as_millis()).unwrap_or(u64::MAX)
+    millis(shard.spec().vswitch().timing.cooldown)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

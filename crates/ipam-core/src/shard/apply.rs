@@ -76,9 +76,7 @@ impl Shard {
         match record {
             Record::EniIntent { .. } => self.eni_intent(seq, record),
             Record::EniCreated { .. } => self.eni_created(seq, record),
-            Record::EniAttached { eni, missing, at } => {
-                self.eni_attached(seq, *eni, missing, *at)
-            }
+            Record::EniAttached { eni, at } => self.eni_attached(seq, *eni, *at),
             Record::AssignIntent { eni, slots } => self.assign_intent(seq, *eni, slots),
             Record::Assigned { op, slots, at } => self.assigned(seq, *op, slots, *at),
             Record::Aborted {
@@ -112,7 +110,7 @@ impl Shard {
                 cooldown_ms,
             } => self.eni_gone(*eni, *at, *cooldown_ms),
             Record::EniLost { eni } => self.eni_lost(*eni),
-            Record::Foreign { slots, until } => self.foreign(slots, *until),
+            Record::Foreign { slots, at, ttl_ms } => self.foreign(slots, *at, *ttl_ms),
             Record::Tick { at } => {
                 self.advance(*at);
                 Ok(())
@@ -189,14 +187,9 @@ impl Shard {
         Ok(())
     }
 
-    fn eni_attached(&mut self, seq: Seq, key: EniKey, missing: &SlotSet, at: Tick) -> Applied {
-        let primary = self.eni_in(key, EniState::Created)?.primary;
-        if missing.family(Family::V4).contains(&primary) {
-            return Err(ApplyError::Slots("the primary address can not be missing"));
-        }
-        self.expect(missing, |state| *state == SlotState::Assigned { eni: key })?;
+    fn eni_attached(&mut self, seq: Seq, key: EniKey, at: Tick) -> Applied {
+        self.eni_in(key, EniState::Created)?;
         let at = self.pass_to(at);
-        self.set_all(missing, SlotState::Intent { op: key, eni: key });
         let eni = self.eni_mut(key)?;
         eni.state = EniState::Attached;
         eni.stage = seq;
@@ -260,8 +253,8 @@ impl Shard {
             ));
         }
         self.set_all(slots, SlotState::Free);
-        if let Some(Conflict { slots, until }) = conflict {
-            let until = (*until).max(self.state.tick);
+        if let Some(Conflict { slots, at, ttl_ms }) = conflict {
+            let until = after(self.pass_to(*at), *ttl_ms);
             let state = match self.spec.vswitch().mode {
                 Mode::Shared => SlotState::Foreign { until },
                 Mode::Exclusive => SlotState::Quarantine { until },
@@ -302,13 +295,13 @@ impl Shard {
             slots,
             |state| matches!(state, SlotState::Held { eni, .. } if *eni == key),
         )?;
-        self.update(slots, |state| match state {
-            SlotState::Held { eni, generation } => SlotState::Revoking {
-                eni,
+        self.update(slots, |state| match state.generation() {
+            Some(generation) => SlotState::Revoking {
+                eni: key,
                 generation,
                 revoke: seq,
             },
-            other => other,
+            None => state,
         });
         Ok(())
     }
@@ -329,11 +322,9 @@ impl Shard {
             Some(eni) => SlotState::Assigned { eni },
             None => state,
         });
-        self.update(refused, |state| match state {
-            SlotState::Revoking {
-                eni, generation, ..
-            } => SlotState::Held { eni, generation },
-            other => other,
+        self.update(refused, |state| match (state.eni(), state.generation()) {
+            (Some(eni), Some(generation)) => SlotState::Held { eni, generation },
+            (None, _) | (_, None) => state,
         });
         Ok(())
     }
@@ -349,7 +340,9 @@ impl Shard {
     fn unassign_intent(&mut self, seq: Seq, key: EniKey, slots: &SlotSet) -> Applied {
         let primary = self.idle_attached(key, slots)?.primary;
         if slots.family(Family::V4).contains(&primary) {
-            return Err(ApplyError::Slots("the primary address can not be taken off"));
+            return Err(ApplyError::Slots(
+                "the primary address can not be taken off",
+            ));
         }
         self.expect(slots, |state| *state == SlotState::Assigned { eni: key })?;
         self.set_all(slots, SlotState::Unassign { op: seq, eni: key });
@@ -369,7 +362,9 @@ impl Shard {
             return Err(ApplyError::NoOp(op));
         };
         not_empty(slots)?;
-        self.expect(slots, |state| *state == SlotState::Unassign { op, eni: key })?;
+        self.expect(slots, |state| {
+            *state == SlotState::Unassign { op, eni: key }
+        })?;
         let at = self.pass_to(at);
         self.set_all(slots, cooling(at, cooldown_ms));
         self.take_off(key, slots)?;
@@ -427,12 +422,12 @@ impl Shard {
         Ok(())
     }
 
-    fn foreign(&mut self, slots: &SlotSet, until: Tick) -> Applied {
+    fn foreign(&mut self, slots: &SlotSet, at: Tick, ttl_ms: u64) -> Applied {
         not_empty(slots)?;
         self.expect(slots, |state| {
             matches!(state, SlotState::Free | SlotState::Foreign { .. })
         })?;
-        let until = until.max(self.state.tick);
+        let until = after(self.pass_to(at), ttl_ms);
         self.set_all(slots, SlotState::Foreign { until });
         Ok(())
     }
@@ -451,10 +446,7 @@ impl Shard {
     }
 
     fn eni_mut(&mut self, key: EniKey) -> Result<&mut Eni, ApplyError> {
-        self.state
-            .enis
-            .get_mut(&key)
-            .ok_or(ApplyError::NoEni(key))
+        self.state.enis.get_mut(&key).ok_or(ApplyError::NoEni(key))
     }
 
     fn eni_in(&self, key: EniKey, state: EniState) -> Result<&Eni, ApplyError> {
@@ -535,10 +527,7 @@ impl Shard {
     fn close_if_done(&mut self, key: EniKey) {
         let attached = self.eni(key).map(|eni| eni.state) == Some(EniState::Attached);
         let waits = |state: &SlotState| {
-            matches!(
-                state,
-                SlotState::Intent { .. } | SlotState::Unassign { .. }
-            )
+            matches!(state, SlotState::Intent { .. } | SlotState::Unassign { .. })
         };
         if attached && self.slots_where(key, waits).is_empty() {
             self.state.ops.retain(|_, op| op.eni() != key);
@@ -570,6 +559,10 @@ fn not_empty(slots: &SlotSet) -> Applied {
 
 fn cooling(at: Tick, cooldown_ms: u64) -> SlotState {
     SlotState::Cooling {
-        until: Tick(at.0.saturating_add(cooldown_ms)),
+        until: after(at, cooldown_ms),
     }
+}
+
+fn after(at: Tick, ms: u64) -> Tick {
+    Tick(at.0.saturating_add(ms))
 }

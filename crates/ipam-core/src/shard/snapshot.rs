@@ -29,8 +29,7 @@ impl Shard {
     /// Does not fail for a shard that was made by [`Shard::new`] and [`Shard::apply`].
     pub fn snapshot(&self) -> Result<Vec<u8>, RestoreError> {
         let spec = identity(&self.spec);
-        postcard::to_extend(&(spec, &self.state), vec![FORMAT])
-            .map_err(|_| RestoreError::Malformed)
+        postcard::to_extend(&(spec, &self.state), vec![FORMAT]).map_err(|_| RestoreError::Malformed)
     }
 
     /// Reads a snapshot of the shard with this spec; the records after [`Shard::last_seq`] are to be
