@@ -1,0 +1,425 @@
+//! How the parts are put together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use ipam_core::plan::PlanPolicy;
+use ipam_core::spec::{self, Mode, ShardSpec, VSwitchSpec, shards_of_vswitch};
+use k8s_api::eni_conf::EniConf;
+use mesh::authz::TABLE;
+use mesh::backoff::{Backoff, Params as BackoffParams};
+use mesh::client::Channel;
+use mesh::identity::{Identity, IdentityKind};
+use mesh::run::{App, Context};
+use mesh::server::{Address, Bound};
+use mesh::tasks::Tasks;
+use mesh::tls::TlsMaterial;
+use mesh::tls::verify::Expect;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use types::cloud::VSwitchId;
+use types::op::ShardId;
+
+use crate::api::Api;
+use crate::cloud::{Cloud, CloudError, CloudVSwitch};
+use crate::config::{Config, StoreKind, Timing, VSwitchMode};
+use crate::drive::Driver;
+use crate::facts::Facts;
+use crate::log::etcd::endpoint::Security;
+use crate::log::etcd::{EtcdKv, Settings as EtcdSettings};
+use crate::log::keys::Keys;
+use crate::log::kv::Kv;
+use crate::log::memory::MemoryKv;
+use crate::log::redb::RedbKv;
+use crate::log::shards::KvLog;
+use crate::log::{ReplicaId, SharedLog};
+use crate::membership::{Advert, Membership, ShardEntry, Timing as MembershipTiming};
+use crate::metrics::Metrics;
+use crate::owner::Limits;
+use crate::plan::Planner;
+use crate::reconcile::Reconciler;
+use crate::replica::{Parts, Replica};
+use crate::routing::{Router, all_vswitches};
+use crate::session::registry::Registry as Sessions;
+
+/// How often certificates are looked at.
+const TLS_REREAD: Duration = Duration::from_secs(30);
+
+/// How long the start waits for the gateway and the store before it gives up.
+///
+/// Reason: start order is gateway first; a gateway that restarts takes seconds.
+const START_WITHIN: Duration = Duration::from_mins(2);
+
+/// A replica that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where nodes reach it.
+    pub address: SocketAddr,
+    /// Its shards.
+    pub replica: Replica,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Stops everything at once, as a crash does: nothing is handed over, no session is closed.
+    pub fn abandon(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// Builds the service as its `main` does.
+///
+/// # Errors
+/// Whatever keeps it from serving.
+pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
+    let tls = TlsMaterial::load(&context.config.tls_config())?;
+    tls.register(&context.registry);
+    tls.watch(TLS_REREAD, &context.tasks);
+    let kv = open_store(&context.config, &tls).await?;
+    let running = start(context, tls, kv).await?;
+    let replica = running.replica.clone();
+    Ok(App::new().on_hand_over(async move { replica.give_up().await }))
+}
+
+/// Opens the configured store.
+///
+/// # Errors
+/// A file or endpoint that can not be used.
+pub async fn open_store(config: &Config, tls: &TlsMaterial) -> anyhow::Result<Arc<dyn Kv>> {
+    let store = &config.store;
+    Ok(match store.kind {
+        StoreKind::Memory => Arc::new(MemoryKv::new()),
+        StoreKind::Redb => {
+            if let Some(dir) = store.path.parent() {
+                tokio::fs::create_dir_all(dir)
+                    .await
+                    .with_context(|| format!("make folder {}", dir.display()))?;
+            }
+            Arc::new(RedbKv::open(&store.path)?)
+        }
+        StoreKind::Etcd => {
+            let security = if store.insecure {
+                warn!("etcd is spoken to without TLS");
+                Security::Insecure
+            } else {
+                Security::MutualTls(tls.clone())
+            };
+            let settings = EtcdSettings { endpoints: store.endpoints.clone(), security };
+            Arc::new(EtcdKv::new(&settings).await?)
+        }
+    })
+}
+
+/// Starts a replica on a store. Tests and simulations give their own.
+///
+/// # Errors
+/// Whatever keeps it from serving: an unknown vSwitch is named.
+pub async fn start(
+    context: Context<Config>,
+    tls: TlsMaterial,
+    kv: Arc<dyn Kv>,
+) -> anyhow::Result<Running> {
+    let Context { config, tasks, health, registry, rpc, admin } = context;
+    let id = replica_id(&tls)?;
+    let text = tokio::fs::read_to_string(&config.cluster.eni_conf)
+        .await
+        .with_context(|| format!("cluster.eni_conf: read {}", config.cluster.eni_conf.display()))?;
+    let eni_conf = EniConf::parse(&text)
+        .with_context(|| format!("cluster.eni_conf: {}", config.cluster.eni_conf.display()))?;
+    for warning in &eni_conf.warnings {
+        warn!(warning, "eni_conf");
+    }
+    let metrics = Metrics::default();
+    metrics.register(&registry);
+    let cloud = Cloud::new(
+        config.cluster.authority().to_owned(),
+        channels(&config, &tls)?,
+        Timing::ms(config.timing.cloud_call),
+    );
+    let started = health.condition("vswitches");
+    let specs = tokio::time::timeout(START_WITHIN, specs(&config, &eni_conf, &cloud))
+        .await
+        .context("the cloud did not describe the vSwitches in time")??;
+    started.met();
+    // The port is open before anybody is told of it.
+    let port = Bound::tcp(config.listen.grpc, tls, config.server).await?;
+    let Address::Tcp(address) = port.address().clone() else {
+        bail!("the gRPC port is no TCP port");
+    };
+    let keys = Keys::new(&config.store.prefix)?;
+    let log: SharedLog = Arc::new(KvLog::new(Arc::clone(&kv), keys.clone()));
+    let advertise = if config.listen.advertise.is_empty() {
+        address.to_string()
+    } else {
+        config.listen.advertise.clone()
+    };
+    let store = kv.kind();
+    let membership = join(&config, kv, keys, id.clone(), advertise, &tasks).await?;
+    membership.ensure_map(&entries(&specs)).await?;
+    let replica = Replica::new(id, membership.clone());
+    let facts = Arc::new(Facts::new(
+        cloud.clone(),
+        eni_conf.stack,
+        eni_conf.security_groups.clone(),
+        Timing::ms(config.timing.facts),
+    ));
+    let parts = parts(&config, &eni_conf, Machinery { log, membership: &membership, specs, cloud, facts: &facts, metrics: &metrics, tasks: &tasks });
+    let stop = CancellationToken::new();
+    let run = replica.clone().run(parts, stop.clone());
+    let stopping = tasks.stopping();
+    let ending = stop.clone();
+    tasks.spawn_once("replica", run);
+    tasks.spawn_once("stop", async move {
+        tokio::select! {
+            () = stopping.cancelled() => ending.cancel(),
+            () = ending.cancelled() => {}
+        }
+    });
+    let api = Api {
+        router: Router::new(
+            replica.clone(),
+            membership.ownership(),
+            eni_conf.vswitches.clone(),
+            eni_conf.vswitch_policy,
+        ),
+        replica: replica.clone(),
+        facts,
+        registry: Sessions::new(config.limits.sessions, metrics.clone()),
+        cluster: config.cluster.id.clone(),
+        store,
+        session_queue: config.limits.session_queue,
+        tasks: tasks.clone(),
+        metrics,
+    };
+    let shown = replica.clone();
+    admin.dump("shards", move || std::future::ready(summary(&shown)));
+    port.serve(api.routes(), TABLE, &rpc, &tasks);
+    info!(replica = %replica.id(), %address, store, "the replica serves");
+    Ok(Running { address, replica, stop })
+}
+
+fn replica_id(tls: &TlsMaterial) -> anyhow::Result<ReplicaId> {
+    match tls.identity() {
+        Identity::Ipam { replica } => Ok(replica.parse()?),
+        other => bail!("tls.dir: the certificate is of {other}, not of an ipam replica"),
+    }
+}
+
+fn channels(config: &Config, tls: &TlsMaterial) -> anyhow::Result<Vec<Channel>> {
+    let params = mesh::client::Params {
+        deadline_ms: config.timing.cloud_call,
+        ..mesh::client::Params::default()
+    };
+    config
+        .cloud
+        .gateways
+        .iter()
+        .map(|gateway| {
+            let expect = Expect::Kind(IdentityKind::Gateway);
+            Channel::tcp(gateway, tls.clone(), expect, &params).context("cloud.gateways")
+        })
+        .collect()
+}
+
+/// All shards of the configured vSwitches, by the cloud's word.
+async fn specs(
+    config: &Config,
+    eni_conf: &EniConf,
+    cloud: &Cloud,
+) -> anyhow::Result<BTreeMap<ShardId, ShardSpec>> {
+    let wanted: Vec<VSwitchId> = all_vswitches(&eni_conf.vswitches).into_iter().collect();
+    if wanted.is_empty() {
+        bail!("eni_conf key vswitches: no vSwitch is given");
+    }
+    for vswitch in config.vswitch.keys() {
+        if !wanted.contains(vswitch) {
+            bail!("vswitch.{vswitch}: eni_conf does not use this vSwitch");
+        }
+    }
+    let found = describe(cloud, &wanted).await?;
+    let mut specs = BTreeMap::new();
+    for (zone, vswitches) in &eni_conf.vswitches {
+        for id in vswitches {
+            let Some(fact) = found.iter().find(|fact| fact.id == *id) else {
+                bail!("eni_conf key vswitches: the cloud knows no vSwitch {id}");
+            };
+            if fact.zone != *zone {
+                bail!("eni_conf key vswitches: {id} is in zone {}, not in {zone}", fact.zone);
+            }
+            for spec in shards_of_vswitch(&vswitch_spec(config, eni_conf, fact)?, config.cluster.shard_prefix_len)? {
+                specs.insert(spec.id().clone(), spec);
+            }
+        }
+    }
+    info!(vswitches = wanted.len(), shards = specs.len(), "the address space is divided");
+    Ok(specs)
+}
+
+fn vswitch_spec(config: &Config, eni_conf: &EniConf, fact: &CloudVSwitch) -> anyhow::Result<VSwitchSpec> {
+    let dual = eni_conf.stack.has_v6();
+    if dual && fact.ipv6.is_none() {
+        bail!("eni_conf key ip_stack: dual is wanted, but vSwitch {} has no IPv6 range", fact.id);
+    }
+    Ok(VSwitchSpec {
+        id: fact.id.clone(),
+        zone: fact.zone.clone(),
+        v4: fact.ipv4,
+        v6: fact.ipv6.filter(|_| dual),
+        mode: match config.mode(&fact.id) {
+            VSwitchMode::Shared => Mode::Shared,
+            VSwitchMode::Exclusive => Mode::Exclusive,
+        },
+        timing: spec::Timing {
+            cooldown: Timing::ms(config.timing.cooldown),
+            foreign_ttl: Timing::ms(config.timing.foreign),
+        },
+    })
+}
+
+/// Asks until there is an answer; a refusal is final.
+async fn describe(cloud: &Cloud, wanted: &[VSwitchId]) -> anyhow::Result<Vec<CloudVSwitch>> {
+    let mut backoff = Backoff::default();
+    loop {
+        match cloud.vswitches(wanted).await {
+            Ok(found) => return Ok(found),
+            Err(error @ CloudError::Refused { .. })
+                if error.reason() == proto::types::v1::Reason::CloudInvalid
+                    || error.reason() == proto::types::v1::Reason::BadField =>
+            {
+                return Err(error).context("describe the vSwitches");
+            }
+            Err(error) => {
+                warn!(%error, "the vSwitches can not be described yet");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
+async fn join(
+    config: &Config,
+    kv: Arc<dyn Kv>,
+    keys: Keys,
+    id: ReplicaId,
+    address: String,
+    tasks: &Tasks,
+) -> anyhow::Result<Membership> {
+    let advert = Advert {
+        id,
+        address,
+        zone: config.replica.zone.clone(),
+        capacity: config.replica.capacity.max(1),
+    };
+    let ttl = Timing::ms(config.timing.session_ttl);
+    let timing = MembershipTiming {
+        session_ttl: ttl,
+        renew_every: ttl / 4,
+        stop_after: ttl * 3 / 4,
+        poll_every: Timing::ms(config.timing.membership_poll),
+        rebalance_after: Timing::ms(config.timing.rebalance_after),
+        ..MembershipTiming::default()
+    };
+    let mut backoff = Backoff::default();
+    let deadline = tokio::time::Instant::now() + START_WITHIN;
+    loop {
+        let joined = Membership::join(Arc::clone(&kv), keys.clone(), advert.clone(), timing, tasks).await;
+        match joined {
+            Ok(membership) => return Ok(membership),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
+            Err(error) => {
+                warn!(%error, "the store can not be joined yet");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
+fn entries(specs: &BTreeMap<ShardId, ShardSpec>) -> Vec<ShardEntry> {
+    specs
+        .values()
+        .map(|spec| ShardEntry {
+            shard: spec.id().clone(),
+            zone: spec.vswitch().zone.clone(),
+            ipv4: Some(spec.v4_block()),
+            ipv6: spec.v6_block(),
+        })
+        .collect()
+}
+
+struct Machinery<'a> {
+    log: SharedLog,
+    membership: &'a Membership,
+    specs: BTreeMap<ShardId, ShardSpec>,
+    cloud: Cloud,
+    facts: &'a Arc<Facts>,
+    metrics: &'a Metrics,
+    tasks: &'a Tasks,
+}
+
+fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts {
+    let Machinery { log, membership, specs, cloud, facts, metrics, tasks } = machinery;
+    let (timing, limits) = (&config.timing, &config.limits);
+    Parts {
+        limits: Limits {
+            queue: limits.shard_queue,
+            snapshot_every: limits.snapshot_every,
+            store_call: Timing::ms(timing.store_call),
+            tick: Timing::ms(timing.tick),
+        },
+        driver: Driver {
+            cloud: cloud.clone(),
+            cluster: config.cluster.id.clone(),
+            eni_tags: eni_conf.eni_tags.clone(),
+            operations: limits.operations,
+            backoff: BackoffParams { first_ms: timing.retry_min, max_ms: timing.retry_max },
+            blocked: Timing::ms(timing.blocked),
+            metrics: metrics.clone(),
+        },
+        planner: Planner {
+            log: Arc::clone(&log),
+            policy: PlanPolicy {
+                settle: Timing::ms(timing.shrink_after),
+                ..PlanPolicy::default()
+            },
+            every: Timing::ms(timing.plan_every),
+            retry_after: Timing::ms(timing.blocked),
+            metrics: metrics.clone(),
+        },
+        reconciler: Reconciler {
+            cloud,
+            facts: Arc::clone(facts),
+            every: Timing::ms(timing.reconcile_every),
+            age: Timing::ms(timing.reconcile_age),
+            metrics: metrics.clone(),
+        },
+        log,
+        membership: membership.clone(),
+        specs: Arc::new(specs),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    }
+}
+
+/// What the admin port shows.
+fn summary(replica: &Replica) -> serde_json::Value {
+    let shards: Vec<serde_json::Value> = replica
+        .all()
+        .iter()
+        .map(|owned| {
+            let view = owned.handle.view();
+            let nodes = owned.demand.borrow().len();
+            serde_json::json!({
+                "shard": owned.id().to_string(),
+                "epoch": view.epoch.0,
+                "seq": view.shard.last_seq().0,
+                "enis": view.shard.enis().count(),
+                "open_ops": view.shard.open_ops().count(),
+                "nodes": nodes,
+            })
+        })
+        .collect();
+    serde_json::Value::Array(shards)
+}
