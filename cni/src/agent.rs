@@ -79,7 +79,10 @@ where
 {
     match tokio::time::timeout(limit, converse(socket, make)).await {
         Ok(result) => result,
-        Err(_) => Err(AgentError::Lost(format!("no answer within {} s", limit.as_secs()))),
+        Err(_) => Err(AgentError::Lost(format!(
+            "no answer within {} s",
+            limit.as_secs()
+        ))),
     }
 }
 

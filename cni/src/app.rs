@@ -30,7 +30,7 @@ const DEL_LIMIT: Duration = Duration::from_secs(20);
 /// Longest CHECK.
 const CHECK_LIMIT: Duration = Duration::from_secs(15);
 /// Longest GC.
-const GC_LIMIT: Duration = Duration::from_secs(60);
+const GC_LIMIT: Duration = Duration::from_mins(1);
 /// Longest STATUS.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -69,7 +69,9 @@ fn serve(version: &mut String) -> Result<String, Failure> {
     std::io::stdin()
         .take(MAX_INPUT)
         .read_to_end(&mut input)
-        .map_err(|e| Failure::new(code::IO, "standard input can not be read").with(e.to_string()))?;
+        .map_err(|e| {
+            Failure::new(code::IO, "standard input can not be read").with(e.to_string())
+        })?;
     if verb == Verb::Version && input.iter().all(u8::is_ascii_whitespace) {
         return Ok(outcome::versions(None));
     }
@@ -139,17 +141,17 @@ impl Call {
                 Task::Check(sandbox, ips)
             }
             Verb::Gc => Task::Gc(conf.valid.clone().ok_or_else(|| {
-                let message = "cni.dev/valid-attachments is missing, without which GC frees nothing";
+                let message =
+                    "cni.dev/valid-attachments is missing, without which GC frees nothing";
                 Failure::new(code::INVALID_CONFIG, message)
             })?),
             Verb::Status | Verb::Version => Task::Status,
         };
         let from_runtime = variable("TRACEPARENT").unwrap_or_default();
         let mut span = match task.sandbox() {
-            Some(sandbox) => Span::start(
-                verb.span_name(),
-                &[&from_runtime, &sandbox.pod.traceparent],
-            ),
+            Some(sandbox) => {
+                Span::start(verb.span_name(), &[&from_runtime, &sandbox.pod.traceparent])
+            }
             None => Span::start(verb.span_name(), &[&from_runtime]),
         };
         if let Some(sandbox) = task.sandbox() {
@@ -271,8 +273,11 @@ fn write_down(conf: &NetConf, sandbox: &Sandbox, error: &AgentError) -> Result<(
     };
     journal::append(&conf.del_journal, &entry).map_err(|e| {
         let folder = conf.del_journal.display();
-        Failure::new(code::IO, format!("journal {folder} can not be written: {e}"))
-            .with(error.to_string())
+        Failure::new(
+            code::IO,
+            format!("journal {folder} can not be written: {e}"),
+        )
+        .with(error.to_string())
     })
 }
 

@@ -156,7 +156,10 @@ pub(crate) fn parse(object: &Map<String, Value>) -> Result<NetConf, Failure> {
     Ok(NetConf {
         version,
         veth_prefix: text("veth_prefix").to_owned(),
-        mtu: mtu(object.get("mtu").and_then(Value::as_u64).unwrap_or_default())?,
+        mtu: mtu(object
+            .get("mtu")
+            .and_then(Value::as_u64)
+            .unwrap_or_default())?,
         agent_socket: path("agent_socket").unwrap_or_else(|| DEFAULT_SOCKET.into()),
         del_journal: path("del_journal").unwrap_or_else(|| DEFAULT_FOLDER.into()),
         trace_file: path("trace_file"),
@@ -178,7 +181,9 @@ fn virtual_type(text: &str) -> Result<(), Failure> {
     if text.is_empty() || text.eq_ignore_ascii_case("veth") {
         return Ok(());
     }
-    let known = ["ipvlan", "datapathv2"].iter().any(|k| text.eq_ignore_ascii_case(k));
+    let known = ["ipvlan", "datapathv2"]
+        .iter()
+        .any(|k| text.eq_ignore_ascii_case(k));
     if known {
         let message = format!("eniip_virtual_type {text:?} is not supported; veth is");
         return Err(Failure::new(code::UNSUPPORTED_FIELD, message));
@@ -188,7 +193,9 @@ fn virtual_type(text: &str) -> Result<(), Failure> {
 
 fn mtu(value: u64) -> Result<u32, Failure> {
     if value != 0 && !(MIN_MTU..=MAX_MTU).contains(&value) {
-        return Err(invalid(format!("mtu {value} is not within {MIN_MTU} and {MAX_MTU}")));
+        return Err(invalid(format!(
+            "mtu {value} is not within {MIN_MTU} and {MAX_MTU}"
+        )));
     }
     u32::try_from(value).map_err(|_| invalid("mtu is too great"))
 }
@@ -214,7 +221,13 @@ pub(crate) fn previous_ips(conf: &NetConf, ifname: &str) -> Result<Vec<String>, 
     let Some(result) = &conf.prev_result else {
         return Err(invalid("prevResult is missing, which CHECK needs"));
     };
-    let list = |key: &str| result.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let list = |key: &str| {
+        result
+            .get(key)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     let interfaces = list("interfaces");
     let mut found = Vec::new();
     for (n, ip) in list("ips").iter().enumerate() {
@@ -227,7 +240,9 @@ pub(crate) fn previous_ips(conf: &NetConf, ifname: &str) -> Result<Vec<String>, 
             continue;
         }
         let Some(address) = ip.get("address").and_then(Value::as_str) else {
-            return Err(invalid(format!("prevResult.ips[{n}].address must be a string")));
+            return Err(invalid(format!(
+                "prevResult.ips[{n}].address must be a string"
+            )));
         };
         found.push(address.to_owned());
     }

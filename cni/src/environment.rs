@@ -122,7 +122,10 @@ pub(crate) fn sandbox(verb: Verb, read: Reader<'_>) -> Result<Sandbox, Failure> 
     let attachment = AttachmentKey::new(container, ifname).map_err(|e| wrong(e.to_string()))?;
     let pod = pod(&read("CNI_ARGS").unwrap_or_default())?;
     if !del {
-        for (key, value) in [("K8S_POD_NAMESPACE", &pod.namespace), ("K8S_POD_NAME", &pod.name)] {
+        for (key, value) in [
+            ("K8S_POD_NAMESPACE", &pod.namespace),
+            ("K8S_POD_NAME", &pod.name),
+        ] {
             if value.is_empty() {
                 return Err(wrong(format!("CNI_ARGS: {key} is missing")));
             }

@@ -14,7 +14,10 @@ use types::journal::{Entry, UNFINISHED};
 /// # Errors
 /// What the system says; nothing was promised then.
 pub(crate) fn append(folder: &Path, entry: &Entry) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     let name = entry.file_name();
     // Two runs for the same attachment must not write the same file.
     let unfinished = folder.join(format!("{name}.{}{UNFINISHED}", std::process::id()));

@@ -35,6 +35,14 @@ struct ErrorInfo {
     metadata: HashMap<String, String>,
 }
 
+/// Statuses without a reason of ours that may be otherwise the next time.
+const PASSING: [Code; 4] = [
+    Code::Unavailable,
+    Code::DeadlineExceeded,
+    Code::ResourceExhausted,
+    Code::Aborted,
+];
+
 /// What the agent says, as far as a decision hangs on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refusal {
@@ -68,9 +76,10 @@ impl Refusal {
         } else {
             format!("node-agent: {}", self.message)
         };
-        let name = match self.reason {
-            Reason::Unspecified => format!("gRPC status {:?}", self.status),
-            reason => reason.as_str_name().to_owned(),
+        let name = if self.reason == Reason::Unspecified {
+            format!("gRPC status {:?}", self.status)
+        } else {
+            self.reason.as_str_name().to_owned()
         };
         let mut facts: Vec<String> = self.facts.iter().map(|(k, v)| format!("{k}={v}")).collect();
         facts.sort();
@@ -80,13 +89,7 @@ impl Refusal {
 
     fn code(&self) -> u32 {
         match self.reason {
-            Reason::Unspecified => match self.status {
-                Code::Unavailable
-                | Code::DeadlineExceeded
-                | Code::ResourceExhausted
-                | Code::Aborted => code::TRY_AGAIN,
-                _ => code::REFUSED,
-            },
+            Reason::Unspecified if PASSING.contains(&self.status) => code::TRY_AGAIN,
             // A later call may find room, an answer, or somebody at home.
             Reason::NotOwner
             | Reason::EpochStale
@@ -111,7 +114,8 @@ impl Refusal {
                 Some(field) if field.starts_with("CNI_") => code::INVALID_ENVIRONMENT,
                 _ => code::INVALID_CONFIG,
             },
-            Reason::CloudForbidden
+            Reason::Unspecified
+            | Reason::CloudForbidden
             | Reason::CloudInvalid
             | Reason::IdentityMismatch
             | Reason::NodeUnknown => code::REFUSED,

@@ -29,7 +29,7 @@ pub(crate) fn now() -> Duration {
 pub(crate) struct Span {
     name: &'static str,
     trace_id: String,
-    span_id: String,
+    id: String,
     parent_id: String,
     flags: u8,
     start: Duration,
@@ -44,13 +44,17 @@ impl Span {
         random(&mut span);
         let parent = parents.iter().find_map(|text| parse(text));
         let (trace_id, parent_id, flags) = match parent {
-            Some(parent) => (parent.trace_id.to_owned(), parent.span_id.to_owned(), parent.flags),
+            Some(parent) => (
+                parent.trace_id.to_owned(),
+                parent.span_id.to_owned(),
+                parent.flags,
+            ),
             None => (hex(&trace), String::new(), 1),
         };
         Self {
             name,
             trace_id,
-            span_id: hex(&span),
+            id: hex(&span),
             parent_id,
             flags,
             start: now(),
@@ -67,7 +71,7 @@ impl Span {
 
     /// The context for the callee.
     pub(crate) fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace_id, self.span_id, self.flags)
+        format!("00-{}-{}-{:02x}", self.trace_id, self.id, self.flags)
     }
 
     /// Ends the span and appends it to `file`, if there is one and the trace is recorded. A trace is
@@ -79,7 +83,7 @@ impl Span {
         let mut line = json!({
             "name": self.name,
             "trace_id": self.trace_id,
-            "span_id": self.span_id,
+            "span_id": self.id,
             "parent_span_id": self.parent_id,
             "service": SERVICE,
             "kind": "internal",
@@ -91,7 +95,11 @@ impl Span {
         })
         .to_string();
         line.push('\n');
-        let file = OpenOptions::new().append(true).create(true).mode(0o644).open(file);
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o644)
+            .open(file);
         drop(file.and_then(|mut f| f.write_all(line.as_bytes())));
     }
 }
@@ -132,7 +140,9 @@ fn part(text: &str, length: usize) -> Option<&str> {
 
 fn hex(bytes: &[u8]) -> String {
     let nibbles = bytes.iter().flat_map(|b| [b >> 4, b & 0x0f]);
-    nibbles.filter_map(|n| char::from_digit(u32::from(n), 16)).collect()
+    nibbles
+        .filter_map(|n| char::from_digit(u32::from(n), 16))
+        .collect()
 }
 
 fn random(bytes: &mut [u8]) {
@@ -156,9 +166,12 @@ mod tests {
     fn span_below_a_parent_keeps_its_trace() {
         let span = Span::start("cni.ADD", &["", PARENT]);
 
-        assert!(span.traceparent().starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"));
+        assert!(
+            span.traceparent()
+                .starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-")
+        );
         assert_eq!(span.parent_id, "00f067aa0ba902b7");
-        assert_ne!(span.span_id, span.parent_id);
+        assert_ne!(span.id, span.parent_id);
     }
 
     #[test]

@@ -73,6 +73,9 @@ mod tests {
         let failure = Version::parse("0.2.0").unwrap_err();
 
         assert_eq!(failure.code, 1);
-        assert_eq!(failure.details, "supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
+        assert_eq!(
+            failure.details,
+            "supported: 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"
+        );
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use types::pod::AttachmentKey;
 use types::address::MacAddr;
+use types::pod::AttachmentKey;
 
 /// MTU of links when nothing else is said, in bytes.
 pub const DEFAULT_MTU: u32 = 1500;

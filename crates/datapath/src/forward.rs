@@ -131,7 +131,10 @@ fn ensure_legacy(host: &HostDesired) -> Result<Vec<String>, DatapathError> {
                 if rules.contains(&format!("{side} {links} -j ACCEPT")) {
                     continue;
                 }
-                run(tool, &["-w", "5", "-A", "FORWARD", side, &links, "-j", "ACCEPT"])?;
+                run(
+                    tool,
+                    &["-w", "5", "-A", "FORWARD", side, &links, "-j", "ACCEPT"],
+                )?;
                 added.push(format!("node: {tool} FORWARD {side} {links} accept"));
             }
         }
@@ -215,7 +218,9 @@ fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
 
 fn text(object: &[u8], wanted: u16) -> Option<&str> {
     let bytes = attribute(object, wanted)?;
-    std::str::from_utf8(bytes).ok().map(|t| t.trim_end_matches('\0'))
+    std::str::from_utf8(bytes)
+        .ok()
+        .map(|t| t.trim_end_matches('\0'))
 }
 
 #[cfg(test)]

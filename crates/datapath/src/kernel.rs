@@ -245,7 +245,10 @@ impl Datapath {
         self.look(move |kernel| {
             kernel.enter_pod(Namespace::open(&pod.netns)?)?;
             let (node, inside) = observe_pod(kernel, &pod)?;
-            Ok(plan::pod(&pod, &node, &inside)?.iter().map(Drift::from).collect())
+            Ok(plan::pod(&pod, &node, &inside)?
+                .iter()
+                .map(Drift::from)
+                .collect())
         })
         .await
     }
@@ -259,7 +262,8 @@ impl Datapath {
     #[tracing::instrument(name = "datapath.teardown", skip_all, fields(link = %pod.host_link), err)]
     pub async fn teardown_pod(&self, pod: &PodTeardown) -> Result<TornDown, DatapathError> {
         let (pod, steps) = (pod.clone(), self.steps);
-        self.change(move |kernel| teardown(kernel, &pod, steps)).await
+        self.change(move |kernel| teardown(kernel, &pod, steps))
+            .await
     }
 
     /// What the node's namespace holds.
@@ -294,7 +298,8 @@ impl Datapath {
         enis: &[EniDesired],
     ) -> Result<RepairReport, DatapathError> {
         let (pods, enis) = (pods.to_vec(), enis.to_vec());
-        self.change(move |kernel| repair(kernel, &pods, &enis)).await
+        self.change(move |kernel| repair(kernel, &pods, &enis))
+            .await
     }
 
     /// Removes links and rules that belong to no pod. Give it what two observations, some time
@@ -373,7 +378,11 @@ fn complete_pod(kernel: &mut Executor, pod: &PodDesired) -> Result<PodState, Dat
     kernel.run(&ops)?;
     let created = ops.iter().any(|op| matches!(op, Op::CreateVeth { .. }));
     let mac = |seen: &Observed, name: &str, end| {
-        let old = if created { None } else { seen.link(name).and_then(|l| l.mac) };
+        let old = if created {
+            None
+        } else {
+            seen.link(name).and_then(|l| l.mac)
+        };
         old.unwrap_or_else(|| names::veth_mac(&pod.attachment, end))
     };
     Ok(PodState {
@@ -395,9 +404,8 @@ fn teardown(
         .next()
         .and_then(|a| a.message)
         .and_then(|m| observer::link(&m));
-    let ours = |l: &Link| {
-        l.alias.is_none() || l.alias.as_deref() == Some(&names::alias(&pod.attachment))
-    };
+    let ours =
+        |l: &Link| l.alias.is_none() || l.alias.as_deref() == Some(&names::alias(&pod.attachment));
     let (mine, outcome) = match link {
         None => (None, TornDown::Absent),
         Some(link) if ours(&link) => (Some(link), TornDown::Removed),
@@ -455,7 +463,9 @@ fn repair(
             Err(DatapathError::NetnsGone { .. } | DatapathError::NotANetns { .. }) => {
                 report.gone.push(pod.attachment.clone());
             }
-            Err(e) => report.failed.push(format!("pod link {}: {e}", pod.host_link)),
+            Err(e) => report
+                .failed
+                .push(format!("pod link {}: {e}", pod.host_link)),
         }
     }
     report.orphans = plan::orphans(&kernel.observe(Place::Node, [])?, pods);

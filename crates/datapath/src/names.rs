@@ -76,7 +76,11 @@ fn check_prefix(prefix: &str) -> Result<(), InvalidPrefix> {
 
 fn push_hex(out: &mut String, bytes: &[u8], digits: usize) {
     let nibbles = bytes.iter().flat_map(|b| [b >> 4, b & 0x0f]);
-    out.extend(nibbles.take(digits).filter_map(|n| char::from_digit(u32::from(n), 16)));
+    out.extend(
+        nibbles
+            .take(digits)
+            .filter_map(|n| char::from_digit(u32::from(n), 16)),
+    );
 }
 
 /// Alias of a pod's host link: `terway:<sandbox>/<ifname>`. It says whose link it is when the name,

@@ -35,13 +35,13 @@ impl Namespace {
     /// [`DatapathError::NetnsGone`] when nothing is there, [`DatapathError::NotANetns`] when it can not
     /// be opened.
     pub fn open(path: &Path) -> Result<Self, DatapathError> {
-        let file = File::open(path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => DatapathError::NetnsGone {
-                path: path.to_owned(),
-            },
-            _ => DatapathError::NotANetns {
-                path: path.to_owned(),
-            },
+        let file = File::open(path).map_err(|e| {
+            let path = path.to_owned();
+            if e.kind() == ErrorKind::NotFound {
+                DatapathError::NetnsGone { path }
+            } else {
+                DatapathError::NotANetns { path }
+            }
         })?;
         Ok(Self {
             file: Arc::new(file),
@@ -55,14 +55,15 @@ impl Namespace {
     /// [`DatapathError::NotANetns`] when the file is something else, [`DatapathError::Refused`] without
     /// the right to enter.
     pub(crate) fn enter(&self) -> Result<(), DatapathError> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EINVAL => DatapathError::NotANetns {
-                path: self.path.clone(),
-            },
-            errno => DatapathError::Refused {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            if errno == Errno::EINVAL {
+                let path = self.path.clone();
+                return DatapathError::NotANetns { path };
+            }
+            DatapathError::Refused {
                 op: format!("enter {}", self.path.display()),
                 errno,
-            },
+            }
         })
     }
 

@@ -129,7 +129,10 @@ impl Connection {
                             *place = Some(inner);
                         }
                     }
-                    _ => {}
+                    NetlinkPayload::Done(_)
+                    | NetlinkPayload::Noop
+                    | NetlinkPayload::Overrun(_)
+                    | _ => {}
                 }
             }
         }
@@ -179,7 +182,7 @@ impl Connection {
                             errno: Errno::from_raw(error.raw_code().saturating_neg()),
                         });
                     }
-                    _ => {}
+                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
                 }
             }
         }

@@ -224,7 +224,11 @@ impl fmt::Display for Op {
             }
             Self::PutRoute { route, .. } => write!(f, "{place}: {route}"),
             Self::DelRoute { route } => {
-                write!(f, "{place}: remove route {} table {}", route.dst, route.table)
+                write!(
+                    f,
+                    "{place}: remove route {} table {}",
+                    route.dst, route.table
+                )
             }
             Self::AddRule { rule } => write!(f, "{place}: {rule}"),
             Self::DelRule { rule } => write!(f, "{place}: remove {rule}"),
@@ -529,7 +533,11 @@ fn pod_side(
         }
     }
     for net in &wanted {
-        let there = inside.addresses.iter().filter(on_link).any(|a| a.net == *net);
+        let there = inside
+            .addresses
+            .iter()
+            .filter(on_link)
+            .any(|a| a.net == *net);
         if !there {
             ops.push(Op::AddAddress {
                 place: Place::Pod,
@@ -624,14 +632,11 @@ pub fn eni(eni: &EniDesired, link: &Link, node: &Observed) -> Vec<Op> {
     let settings = eni_link_settings(&link.name, eni.v6_gateway.is_some());
     push_settings(&mut ops, place, settings, node);
     push_up(&mut ops, place, link, eni.mtu);
-    let wanted: Vec<IpNet> = [
-        eni.node_v4.map(IpAddr::V4),
-        eni.node_v6.map(IpAddr::V6),
-    ]
-    .into_iter()
-    .flatten()
-    .map(host_net)
-    .collect();
+    let wanted: Vec<IpNet> = [eni.node_v4.map(IpAddr::V4), eni.node_v6.map(IpAddr::V6)]
+        .into_iter()
+        .flatten()
+        .map(host_net)
+        .collect();
     let here = || node.addresses.iter().filter(|a| a.link == link.index);
     for extra in here().filter(|a| !a.link_local && !wanted.contains(&a.net)) {
         ops.push(Op::DelAddress {
@@ -704,8 +709,18 @@ impl Orphans {
     #[must_use]
     pub fn still(&self, later: &Self) -> Self {
         Self {
-            links: self.links.iter().filter(|l| later.links.contains(l)).cloned().collect(),
-            rules: self.rules.iter().filter(|r| later.rules.contains(r)).copied().collect(),
+            links: self
+                .links
+                .iter()
+                .filter(|l| later.links.contains(l))
+                .cloned()
+                .collect(),
+            rules: self
+                .rules
+                .iter()
+                .filter(|r| later.rules.contains(r))
+                .copied()
+                .collect(),
         }
     }
 

@@ -159,6 +159,10 @@ impl Watch {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is the library's, open, and mostly of no concern here"
+)]
 fn change(message: &RouteNetlinkMessage) -> Option<Change> {
     match message {
         RouteNetlinkMessage::NewLink(_) => observer::link(message).map(|l| Change::Link {

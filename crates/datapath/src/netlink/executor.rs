@@ -33,10 +33,7 @@ struct Pending {
 
 impl Executor {
     /// Enters the node's namespace.
-    pub(crate) fn open(
-        node: &Namespace,
-        steps: Option<StepHook>,
-    ) -> Result<Self, DatapathError> {
+    pub(crate) fn open(node: &Namespace, steps: Option<StepHook>) -> Result<Self, DatapathError> {
         node.enter()?;
         Ok(Self {
             node: (node.clone(), Connection::open()?),
@@ -94,7 +91,10 @@ impl Executor {
     }
 
     pub(crate) fn remember(&mut self, place: Place, seen: &Observed) {
-        let links = seen.links.iter().map(|l| ((place, l.name.clone()), l.index));
+        let links = seen
+            .links
+            .iter()
+            .map(|l| ((place, l.name.clone()), l.index));
         self.links.extend(links);
     }
 
@@ -206,8 +206,7 @@ impl Executor {
         if batch.is_empty() {
             return Ok(());
         }
-        let (ops, requests): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|p| (p.op, p.request)).unzip();
+        let (ops, requests): (Vec<_>, Vec<_>) = batch.drain(..).map(|p| (p.op, p.request)).unzip();
         let answers = self.connection(place)?.call(requests)?;
         for (op, answer) in ops.iter().zip(answers) {
             if let Err(errno) = answer.result

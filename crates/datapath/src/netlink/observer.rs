@@ -1,5 +1,10 @@
 //! Dumps of a namespace, as plain data.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums are the library's, open, and mostly of no concern here"
+)]
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;

@@ -18,10 +18,26 @@ fn losses() -> Vec<Loss> {
         named,
     };
     vec![
-        loss(false, "rule del to 10.9.0.5 prio 512", "rule 512: to 10.9.0.5"),
-        loss(false, "rule del from 10.9.0.5 prio 2048", "rule 2048: from 10.9.0.5"),
-        loss(false, "-6 rule del to fd09::5 prio 512", "rule 512: to fd09::5"),
-        loss(false, "-6 rule del from fd09::5 prio 2048", "rule 2048: from fd09::5"),
+        loss(
+            false,
+            "rule del to 10.9.0.5 prio 512",
+            "rule 512: to 10.9.0.5",
+        ),
+        loss(
+            false,
+            "rule del from 10.9.0.5 prio 2048",
+            "rule 2048: from 10.9.0.5",
+        ),
+        loss(
+            false,
+            "-6 rule del to fd09::5 prio 512",
+            "rule 512: to fd09::5",
+        ),
+        loss(
+            false,
+            "-6 rule del from fd09::5 prio 2048",
+            "rule 2048: from fd09::5",
+        ),
         loss(false, "route del 10.9.0.5", "route 10.9.0.5/32 dev cali"),
         loss(false, "-6 route del fd09::5", "route fd09::5/128 dev cali"),
         loss(false, "neigh del fd09::5 dev HOST", "neighbour fd09::5"),
@@ -30,17 +46,29 @@ fn losses() -> Vec<Loss> {
         loss(false, "link set HOST alias stranger", "alias of cali"),
         loss(true, "route del default", "route 0.0.0.0/0 via 169.254.1.1"),
         loss(true, "-6 route del default", "route ::/0 via fe80::1"),
-        loss(true, "neigh del 169.254.1.1 dev eth0", "neighbour 169.254.1.1"),
+        loss(
+            true,
+            "neigh del 169.254.1.1 dev eth0",
+            "neighbour 169.254.1.1",
+        ),
         loss(true, "neigh del fe80::1 dev eth0", "neighbour fe80::1"),
         loss(true, "addr del 10.9.0.5/32 dev eth0", "address 10.9.0.5/32"),
         loss(true, "addr del fd09::5/128 dev eth0", "address fd09::5/128"),
-        loss(true, "addr add 10.1.1.1/24 dev eth0", "remove address 10.1.1.1/24"),
+        loss(
+            true,
+            "addr add 10.1.1.1/24 dev eth0",
+            "remove address 10.1.1.1/24",
+        ),
         loss(true, "link set eth0 down", "link eth0 up"),
     ]
 }
 
 fn run(lab: &Lab, pod: &PodDesired, loss: &Loss) {
-    let namespace = if loss.inside { Lab::inside(pod) } else { lab.node() };
+    let namespace = if loss.inside {
+        Lab::inside(pod)
+    } else {
+        lab.node()
+    };
     let command = loss.command.replace("HOST", &pod.host_link);
     lab::ip(&format!("-n {namespace} {command}"));
 }
@@ -66,7 +94,10 @@ async fn each_lost_object_is_named_by_check_and_repaired() {
             "after {:?}: {drift:?}",
             loss.command
         );
-        assert!(!report.done.is_empty() && report.failed.is_empty(), "{report:?}");
+        assert!(
+            !report.done.is_empty() && report.failed.is_empty(),
+            "{report:?}"
+        );
         let left = lab.datapath.check_pod(&pod).await.unwrap();
         assert_eq!(left, [], "after {:?}", loss.command);
     }
@@ -126,7 +157,10 @@ async fn pod_moved_to_another_table_has_its_rules_moved() {
 
     let rules = lab::rules(&lab.node());
     assert_eq!(rules.len(), 4, "{rules:?}");
-    assert!(rules[0].ends_with(&format!("lookup {}", moved.table)), "{rules:?}");
+    assert!(
+        rules[0].ends_with(&format!("lookup {}", moved.table)),
+        "{rules:?}"
+    );
 }
 
 #[tokio::test]
@@ -146,8 +180,16 @@ async fn check_changes_nothing() {
 async fn eni_that_lost_its_table_is_repaired() {
     let (lab, eni) = Lab::ready().await;
     let before = picture(&lab.node());
-    lab::ip(&format!("-n {} route flush table {}", lab.node(), eni.table));
-    lab::ip(&format!("-n {} -6 route flush table {}", lab.node(), eni.table));
+    lab::ip(&format!(
+        "-n {} route flush table {}",
+        lab.node(),
+        eni.table
+    ));
+    lab::ip(&format!(
+        "-n {} -6 route flush table {}",
+        lab.node(),
+        eni.table
+    ));
     lab::ip(&format!("-n {} addr add 10.9.0.77/24 dev eni1", lab.node()));
 
     let report = lab.datapath.repair(&[], &[Lab::eni(1)]).await.unwrap();
@@ -168,7 +210,10 @@ async fn orphans_seen_twice_are_removed() {
 
     let first = lab.datapath.repair(&kept, &[]).await.unwrap().orphans;
     let second = lab.datapath.repair(&kept, &[]).await.unwrap().orphans;
-    lab.datapath.remove_orphans(&first.still(&second)).await.unwrap();
+    lab.datapath
+        .remove_orphans(&first.still(&second))
+        .await
+        .unwrap();
 
     assert_eq!((first.links.len(), first.rules.len()), (1, 4));
     let after = lab.datapath.repair(&kept, &[]).await.unwrap();

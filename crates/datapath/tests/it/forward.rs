@@ -35,10 +35,16 @@ async fn drop_policy_of_docker_does_not_stop_pods() {
 
     assert_eq!((first.len(), second.len()), (4, 0), "{first:?} {second:?}");
     for outside in [IpAddr::V4(OUTSIDE_V4), IpAddr::V6(OUTSIDE_V6)] {
-        assert!(reaches(&inside, &vpc, outside, PATIENCE), "pod to {outside}");
+        assert!(
+            reaches(&inside, &vpc, outside, PATIENCE),
+            "pod to {outside}"
+        );
     }
     for address in pod.addresses() {
-        assert!(reaches(&vpc, &inside, address, PATIENCE), "VPC to {address}");
+        assert!(
+            reaches(&vpc, &inside, address, PATIENCE),
+            "VPC to {address}"
+        );
     }
     let listed = inside_node(&lab, "iptables-nft -S FORWARD");
     assert!(listed.contains("-i cali+"), "{listed}");

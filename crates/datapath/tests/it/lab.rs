@@ -53,7 +53,9 @@ pub(crate) struct Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for namespace in &self.namespaces {
-            let status = Command::new("ip").args(["netns", "del", namespace]).status();
+            let status = Command::new("ip")
+                .args(["netns", "del", namespace])
+                .status();
             drop(status);
         }
     }
@@ -106,10 +108,16 @@ impl Lab {
             "-n {vpc} link add vpc{n} type veth peer name eni{n} address {mac} netns {node}"
         ));
         ip(&format!("-n {vpc} link set vpc{n} up"));
-        for address in [GATEWAY_V4.to_string() + "/32", OUTSIDE_V4.to_string() + "/32"] {
+        for address in [
+            GATEWAY_V4.to_string() + "/32",
+            OUTSIDE_V4.to_string() + "/32",
+        ] {
             ip(&format!("-n {vpc} addr replace {address} dev vpc{n}"));
         }
-        for address in [GATEWAY_V6.to_string() + "/128", OUTSIDE_V6.to_string() + "/128"] {
+        for address in [
+            GATEWAY_V6.to_string() + "/128",
+            OUTSIDE_V6.to_string() + "/128",
+        ] {
             ip(&format!("-n {vpc} addr replace {address} dev vpc{n} nodad"));
         }
     }
@@ -204,7 +212,13 @@ pub(crate) fn rules(namespace: &str) -> Vec<String> {
         .flat_map(|family| json(namespace, &format!("{family} rule show")))
         .map(|r| {
             let text = |key: &str| r[key].as_str().unwrap_or("all").to_owned();
-            format!("{} from {} to {} lookup {}", r["priority"], text("src"), text("dst"), text("table"))
+            format!(
+                "{} from {} to {} lookup {}",
+                r["priority"],
+                text("src"),
+                text("dst"),
+                text("table")
+            )
         })
         .filter(|r| r.starts_with("512 ") || r.starts_with("2048 "))
         .collect();
@@ -258,7 +272,9 @@ pub(crate) fn within<T: Send + 'static>(
 
 /// Whether a TCP connection from one namespace to an address of another carries a byte.
 pub(crate) fn reaches(from: &str, to: &str, address: IpAddr, patience: Duration) -> bool {
-    let listener = within(to, move || TcpListener::bind(SocketAddr::new(address, 0)).unwrap());
+    let listener = within(to, move || {
+        TcpListener::bind(SocketAddr::new(address, 0)).unwrap()
+    });
     let target = listener.local_addr().unwrap();
     let client = within(from, move || TcpStream::connect_timeout(&target, patience));
     let Ok(mut client) = client else { return false };

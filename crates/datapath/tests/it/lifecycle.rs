@@ -37,7 +37,13 @@ async fn pod_setup_leaves_the_exact_state() {
         .unwrap()
         .iter()
         .filter(|a| !a["local"].is_null())
-        .map(|a| (a["local"].clone(), a["prefixlen"].clone(), a["tentative"].clone()))
+        .map(|a| {
+            (
+                a["local"].clone(),
+                a["prefixlen"].clone(),
+                a["tentative"].clone(),
+            )
+        })
         .collect();
     assert_eq!(
         found,
@@ -48,7 +54,10 @@ async fn pod_setup_leaves_the_exact_state() {
     );
     for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
         let route = &json(&inside, &format!("{family} route show default"))[0];
-        assert_eq!((&route["gateway"], &route["dev"]), (&j!(gateway), &j!("eth0")));
+        assert_eq!(
+            (&route["gateway"], &route["dev"]),
+            (&j!(gateway), &j!("eth0"))
+        );
         assert_eq!(route["flags"], j!(["onlink"]));
         let neighbour = &json(&inside, &format!("{family} neigh show {gateway} dev eth0"))[0];
         assert_eq!(neighbour["lladdr"], j!(state.host_mac.to_string()));
@@ -63,8 +72,14 @@ async fn pod_setup_leaves_the_exact_state() {
         j!(format!("terway:{}/eth0", pod.attachment.sandbox))
     );
     let route = &json(&node, "-4 route show 10.9.0.5")[0];
-    assert_eq!((&route["dev"], &route["scope"]), (&j!(pod.host_link), &j!("link")));
-    assert_eq!(json(&node, "-6 route show fd09::5")[0]["dev"], j!(pod.host_link));
+    assert_eq!(
+        (&route["dev"], &route["scope"]),
+        (&j!(pod.host_link), &j!("link"))
+    );
+    assert_eq!(
+        json(&node, "-6 route show fd09::5")[0]["dev"],
+        j!(pod.host_link)
+    );
     assert_eq!(rules(&node), expected_rules(&pod));
     let accept_ra = lab::within(&inside, || {
         std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_ra").unwrap()
@@ -101,7 +116,10 @@ async fn pod_with_one_family_gets_nothing_of_the_other() {
 
     assert_eq!(rules(&lab.node()), expected_rules(&pod));
     assert!(json(&Lab::inside(&pod), "-6 route show default").is_empty());
-    assert_eq!(json(&Lab::inside(&pod), "link show dev eth0")[0]["mtu"], j!(1400));
+    assert_eq!(
+        json(&Lab::inside(&pod), "link show dev eth0")[0]["mtu"],
+        j!(1400)
+    );
     assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), []);
 }
 
@@ -179,7 +197,10 @@ async fn teardown_repeated_after_reuse_of_the_address_spares_the_new_rules() {
 async fn setup_removes_rules_that_an_earlier_user_left() {
     let (mut lab, eni) = Lab::ready().await;
     let pod = lab.pod(5, &eni);
-    lab::ip(&format!("-n {} rule add from 10.9.0.5 lookup 4711 prio 2048", lab.node()));
+    lab::ip(&format!(
+        "-n {} rule add from 10.9.0.5 lookup 4711 prio 2048",
+        lab.node()
+    ));
 
     lab.datapath.setup_pod(&pod).await.unwrap();
 
@@ -190,7 +211,10 @@ async fn setup_removes_rules_that_an_earlier_user_left() {
 async fn setup_in_a_namespace_with_a_foreign_interface_is_refused_by_name() {
     let (mut lab, eni) = Lab::ready().await;
     let pod = lab.pod(5, &eni);
-    lab::ip(&format!("-n {} link add eth0 type veth peer name other", Lab::inside(&pod)));
+    lab::ip(&format!(
+        "-n {} link add eth0 type veth peer name other",
+        Lab::inside(&pod)
+    ));
 
     let error = lab.datapath.setup_pod(&pod).await.unwrap_err();
 
@@ -212,5 +236,8 @@ async fn setup_without_a_namespace_says_so() {
     );
     pod.netns = "/proc/version".into();
     let error = lab.datapath.setup_pod(&pod).await.unwrap_err();
-    assert_eq!(error.to_string(), "/proc/version is not a network namespace");
+    assert_eq!(
+        error.to_string(),
+        "/proc/version is not a network namespace"
+    );
 }

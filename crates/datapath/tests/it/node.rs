@@ -24,9 +24,16 @@ async fn host_settings_are_written_once() {
     let first = lab.datapath.ensure_host(&Lab::host()).await.unwrap();
     let second = lab.datapath.ensure_host(&Lab::host()).await.unwrap();
 
-    assert!(first.iter().any(|l| l.contains("eni1/rp_filter")), "{first:?}");
+    assert!(
+        first.iter().any(|l| l.contains("eni1/rp_filter")),
+        "{first:?}"
+    );
     assert_eq!(second, Vec::<String>::new());
-    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/default/forwarding"] {
+    for key in [
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv4/conf/default/forwarding",
+    ] {
         assert_eq!(setting(&lab.node(), key), "1", "{key}");
     }
     for key in [
@@ -53,19 +60,35 @@ async fn eni_gets_its_address_and_table() {
     assert_eq!(state.table, 1000 + state.ifindex);
     assert!(lab::is_up(link));
     let address = &json(&node, "-4 addr show dev eni1")[0]["addr_info"][0];
-    assert_eq!((&address["local"], &address["prefixlen"]), (&j!("10.8.0.4"), &j!(32)));
+    assert_eq!(
+        (&address["local"], &address["prefixlen"]),
+        (&j!("10.8.0.4"), &j!(32))
+    );
     let table = state.table;
     let v4 = json(&node, &format!("-4 route show table {table}"));
     assert_eq!(v4.len(), 1);
     assert_eq!(
-        (&v4[0]["dst"], &v4[0]["gateway"], &v4[0]["dev"], &v4[0]["flags"]),
-        (&j!("default"), &j!("10.9.0.253"), &j!("eni1"), &j!(["onlink"]))
+        (
+            &v4[0]["dst"],
+            &v4[0]["gateway"],
+            &v4[0]["dev"],
+            &v4[0]["flags"]
+        ),
+        (
+            &j!("default"),
+            &j!("10.9.0.253"),
+            &j!("eni1"),
+            &j!(["onlink"])
+        )
     );
     let v6 = json(&node, &format!("-6 route show table {table}"));
     let found: Vec<_> = v6.iter().map(|r| (&r["dst"], &r["gateway"])).collect();
     assert_eq!(
         found,
-        [(&j!("fd09::fff7"), &j!(null)), (&j!("default"), &j!("fd09::fff7"))]
+        [
+            (&j!("fd09::fff7"), &j!(null)),
+            (&j!("default"), &j!("fd09::fff7"))
+        ]
     );
     assert_eq!(setting(&node, "ipv6/conf/eni1/accept_ra"), "0");
 }
@@ -86,9 +109,11 @@ async fn eni_twice_changes_nothing_and_removal_leaves_nothing() {
             .unwrap();
     }
     let node = lab.node();
-    assert!(json(&node, "-4 addr show dev eni1")
-        .iter()
-        .all(|l| l["addr_info"].as_array().is_none_or(Vec::is_empty)));
+    assert!(
+        json(&node, "-4 addr show dev eni1")
+            .iter()
+            .all(|l| l["addr_info"].as_array().is_none_or(Vec::is_empty))
+    );
     assert!(!ip_routes(&node).contains(&format!("table {}", state.table)));
 }
 

@@ -12,10 +12,16 @@ async fn pod_and_vpc_reach_each_other_in_both_families() {
     let (inside, vpc) = (Lab::inside(&pod), lab.vpc());
 
     for outside in [IpAddr::V4(OUTSIDE_V4), IpAddr::V6(OUTSIDE_V6)] {
-        assert!(reaches(&inside, &vpc, outside, PATIENCE), "pod to {outside}");
+        assert!(
+            reaches(&inside, &vpc, outside, PATIENCE),
+            "pod to {outside}"
+        );
     }
     for address in pod.addresses() {
-        assert!(reaches(&vpc, &inside, address, PATIENCE), "VPC to {address}");
+        assert!(
+            reaches(&vpc, &inside, address, PATIENCE),
+            "VPC to {address}"
+        );
     }
 }
 
@@ -42,10 +48,20 @@ async fn pods_of_one_node_reach_each_other_without_the_eni() {
     lab::ip(&format!("-n {} link set eni1 down", lab.node()));
 
     for address in b.addresses() {
-        assert!(reaches(&Lab::inside(&a), &Lab::inside(&b), address, PATIENCE));
+        assert!(reaches(
+            &Lab::inside(&a),
+            &Lab::inside(&b),
+            address,
+            PATIENCE
+        ));
     }
     for address in a.addresses() {
-        assert!(reaches(&Lab::inside(&b), &Lab::inside(&a), address, PATIENCE));
+        assert!(reaches(
+            &Lab::inside(&b),
+            &Lab::inside(&a),
+            address,
+            PATIENCE
+        ));
     }
 }
 
@@ -54,7 +70,10 @@ async fn pod_without_its_rule_does_not_reach_the_vpc() {
     let (mut lab, eni) = Lab::ready().await;
     let pod = lab.pod(5, &eni);
     lab.datapath.setup_pod(&pod).await.unwrap();
-    lab::ip(&format!("-n {} rule del from 10.9.0.5 prio 2048", lab.node()));
+    lab::ip(&format!(
+        "-n {} rule del from 10.9.0.5 prio 2048",
+        lab.node()
+    ));
 
     let outside = IpAddr::V4(OUTSIDE_V4);
 

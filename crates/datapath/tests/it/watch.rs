@@ -54,12 +54,18 @@ async fn flushed_rules_and_routes_are_told() {
     lab.datapath.setup_pod(&pod).await.unwrap();
     let mut watch = lab.datapath.watch().await.unwrap();
 
-    lab::ip(&format!("-n {} rule del from 10.9.0.5 prio 2048", lab.node()));
+    lab::ip(&format!(
+        "-n {} rule del from 10.9.0.5 prio 2048",
+        lab.node()
+    ));
     lab::ip(&format!("-n {} route del 10.9.0.5", lab.node()));
 
     let mut seen = Vec::new();
     while seen.len() < 2 {
-        let change = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+        let change = tokio::time::timeout(PATIENCE, watch.next())
+            .await
+            .unwrap()
+            .unwrap();
         if matches!(change, Change::RuleGone { .. } | Change::RouteGone { .. }) {
             seen.push(change);
         }
@@ -83,16 +89,23 @@ async fn flushed_rules_and_routes_are_told() {
 async fn flood_beyond_the_buffer_is_told_as_resync() {
     let lab = Lab::with_eni();
     let mut watch = lab.datapath.watch().await.unwrap();
-    let commands: String = (0..4000)
-        .map(|n| format!("addr add 10.{}.{}.1/32 dev lo\n", 100 + n / 250, n % 250))
+    let commands: Vec<String> = (0..4000)
+        .map(|n| format!("addr add 10.{}.{}.1/32 dev lo", 100 + n / 250, n % 250))
         .collect();
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), commands).unwrap();
-    lab::ip(&format!("-n {} -batch {}", lab.node(), file.path().display()));
+    std::fs::write(file.path(), commands.join("\n")).unwrap();
+    lab::ip(&format!(
+        "-n {} -batch {}",
+        lab.node(),
+        file.path().display()
+    ));
 
     let mut resync = false;
     while !resync {
-        let change = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap();
+        let change = tokio::time::timeout(PATIENCE, watch.next())
+            .await
+            .unwrap()
+            .unwrap();
         resync = change == Change::Resync;
     }
 }
