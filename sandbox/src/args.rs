@@ -49,6 +49,9 @@ pub struct UpArgs {
     /// Keep the run's folder with its logs.
     #[arg(long)]
     pub keep: bool,
+    /// Where our binaries are; beside this program when absent.
+    #[arg(long)]
+    pub bin_dir: Option<PathBuf>,
 }
 
 /// [`Store`] on the command line.

@@ -139,7 +139,6 @@ impl Layout {
             })
             .collect();
         json!({
-            "version": "1",
             "vswitches": vswitches,
             "security_groups": [self.security_group],
             "eni_tags": {"cluster": CLUSTER},

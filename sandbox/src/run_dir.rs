@@ -38,7 +38,10 @@ impl RunDir {
 
     /// Leaves the folder where it is.
     pub fn keep(&self) {
-        let mut temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut temporary = self
+            .temporary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(temporary) = temporary.take() {
             let _kept_path = temporary.keep();
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::layout::{CLUSTER, Layout, REGION, host_port};
-use crate::options::{ClusterOptions, Service, Store};
+use crate::options::{ClusterOptions, Latency, Service, Store};
 use crate::run_dir::RunDir;
 
 /// Ports of cloud-gateway.
@@ -68,7 +68,9 @@ impl Inputs<'_> {
                 "vpc_endpoint": openapi,
             },
             "credentials": {"dir": credentials},
+            "readback": self.readback(),
             "telemetry": self.telemetry(Service::Gateway),
+            "drain": drain(),
         })
     }
 
@@ -180,13 +182,21 @@ impl Inputs<'_> {
         args
     }
 
+    /// How often the gateway looks at a state that is to come; as often as the simulated cloud is quick.
+    fn readback(&self) -> Value {
+        match self.options.latency {
+            Latency::Fast => json!({"tick_ms": 10, "first_ms": 10, "max_ms": 200}),
+            Latency::Real => json!({}),
+        }
+    }
+
     /// What mesh configures in every service.
     fn service(&self, service: Service, health: u16, admin: u16) -> Value {
         json!({
             "telemetry": self.telemetry(service),
             "health": {"listen": any(health)},
             "admin": {"listen": loopback(admin)},
-            "drain": {"grace_ms": 2_000, "stop_ms": 1_000},
+            "drain": drain(),
         })
     }
 
@@ -207,6 +217,11 @@ impl Inputs<'_> {
 
 fn listen(grpc: u16, health: u16, admin: u16) -> Value {
     json!({"grpc": any(grpc), "metrics": any(health), "admin": loopback(admin)})
+}
+
+/// Nobody waits long for a sandbox to end.
+fn drain() -> Value {
+    json!({"grace_ms": 2_000, "stop_ms": 1_000})
 }
 
 fn any(port: u16) -> String {

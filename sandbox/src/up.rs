@@ -82,6 +82,7 @@ fn options(args: &UpArgs) -> ClusterOptions {
         pool_max: 30,
         run_root: args.run_root.clone(),
         keep_files: args.keep,
+        bin_dir: args.bin_dir.clone(),
         ..ClusterOptions::default()
     }
 }

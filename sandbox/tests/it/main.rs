@@ -1,0 +1,6 @@
+//! Processes and connections in real namespaces: needs root, and fails without.
+
+#[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod processes;
