@@ -1,2 +1,54 @@
-//! .
-fn main() {}
+//! The load suite and the benchmarks against peers.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cni;
+mod cost;
+mod report;
+
+#[derive(Debug, Parser)]
+#[command(name = "loadtests")]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// ADD and DEL of our plug-in against Debian's ptp with host-local, alternately.
+    Cni {
+        /// Where our binaries are.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// The plug-in as it is shipped.
+        #[arg(long)]
+        plugin: PathBuf,
+        /// Where Debian's plug-ins are.
+        #[arg(long, default_value = "/usr/lib/cni")]
+        peers: PathBuf,
+        /// Rounds; each is an ADD and a DEL of either side.
+        #[arg(long, default_value_t = 300)]
+        rounds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::failed(&error.into()),
+    };
+    let outcome = match cli.what {
+        What::Cni { bin_dir, plugin, peers, rounds } => {
+            runtime.block_on(cni::run(&cni::Setup { bin_dir, plugin, peers, rounds }))
+        }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => report::failed(&error),
+    }
+}

@@ -1,1 +1,4 @@
-//! .
+//! The command line for people: certificates now; looking at a cluster stands beside it.
+
+pub mod ca;
+pub mod command;

@@ -152,6 +152,7 @@ pub(super) fn binding(binding: &Binding) -> proto::node::v1::Binding {
         ipv4: binding.ipv4.to_string(),
         ipv6: binding.ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         host_link: binding.host_link.clone(),
+        mtu: binding.mtu,
     }
 }
 

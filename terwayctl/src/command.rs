@@ -1,0 +1,59 @@
+//! The tree of commands, and what their ends mean to a shell.
+//!
+//! A command is a module with an `Args` and a function that takes it; here it is one variant and
+//! one arm. Exit codes: 0 done, 1 failed, 64 not understood.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mesh::run::usage;
+
+use crate::ca;
+
+/// Looks after a Terway Mesh.
+#[derive(Debug, Parser)]
+#[command(name = "terwayctl", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keeps a certificate authority for sandboxes and tests
+    Ca(ca::Args),
+}
+
+/// Does what the arguments say and prints what comes of it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    mesh::tls::install_provider();
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let done = match cli.command {
+        Command::Ca(args) => ca::run(&args, &mut std::io::stdout()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody reads a closed stream.
+            drop(writeln!(std::io::stderr(), "terwayctl: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

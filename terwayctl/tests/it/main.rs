@@ -1,0 +1,5 @@
+//! `terwayctl` as a person runs it.
+
+// Said so that lints see helpers here as what they are, too: test code.
+#[cfg(test)]
+mod ca;
