@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mesh::run::usage;
 
-use crate::ca;
+use crate::{audit, ca};
 
 /// Looks after a Terway Mesh.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Keeps a certificate authority for sandboxes and tests
     Ca(ca::Args),
+    /// Compares cloud, shard logs, agents and kernels
+    Audit(audit::run::Args),
 }
 
 /// Does what the arguments say and prints what comes of it.
@@ -34,10 +36,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let done = match cli.command {
-        Command::Ca(args) => ca::run(&args, &mut std::io::stdout()),
+        Command::Ca(args) => ca::run(&args, &mut std::io::stdout()).map(|()| true),
+        Command::Audit(args) => audit::run::run(&args, &mut std::io::stdout()),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // Nobody reads a closed stream.
             drop(writeln!(std::io::stderr(), "terwayctl: {error:#}"));

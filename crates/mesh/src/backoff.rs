@@ -37,7 +37,7 @@ pub struct BadBounds {
 
 /// A row of waits. Each is drawn from the upper half of `first * 2^n`, capped at `max`, so that
 /// many callers that failed together do not come back together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Backoff {
     params: Params,
     failures: u32,
@@ -82,15 +82,6 @@ impl Backoff {
     /// Notes a success: the next wait is a first one.
     pub const fn reset(&mut self) {
         self.failures = 0;
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            params: Params::default(),
-            failures: 0,
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpStream, UnixStream};
@@ -268,7 +269,23 @@ impl TcpDial {
         stream.set_nodelay(true)?;
         let config = self.tls.client_config(&self.expect)?;
         let name = self.expect.server_name();
-        Ok(TlsConnector::from(config).connect(name, stream).await?)
+        TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(plainly)
+    }
+}
+
+/// Our own verifier's words are deep inside what rustls says, in the form of a debug print.
+fn plainly(error: std::io::Error) -> Cause {
+    let refused = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match refused {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(ours))) => {
+            ours.0.to_string().into()
+        }
+        Some(_) | None => error.into(),
     }
 }
 

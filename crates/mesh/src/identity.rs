@@ -115,9 +115,12 @@ impl Identity {
             .map_err(|_| IdentityError::NoCertificate)?
             .map(|extension| extension.value.general_names.as_slice())
             .unwrap_or_default();
-        let mut uris = names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
+        let mut uris = names.iter().filter_map(|name| {
+            if let GeneralName::URI(uri) = name {
+                Some(*uri)
+            } else {
+                None
+            }
         });
         match (uris.next(), uris.next()) {
             (Some(uri), None) => uri.parse(),

@@ -278,7 +278,7 @@ where
         port.serve(admin.clone(), shown, telemetry.filter(), &tasks);
     }
     let rpc = RpcMetrics::register(&registry);
-    let built = health.condition("start");
+    let started = health.condition("start");
     let context = Context {
         config,
         tasks: tasks.clone(),
@@ -297,7 +297,7 @@ where
         death = tasks.died() => return Err(death.into()),
         app = build(context) => app.context("start")?,
     };
-    built.met();
+    started.met();
     tracing::info!("service is up");
     let ended = tokio::select! {
         biased;

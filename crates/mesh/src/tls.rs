@@ -261,7 +261,7 @@ impl TlsMaterial {
                 }
                 match this.reload_now() {
                     Ok(true) => {
-                        tracing::info!(identity = %this.identity(), "certificates reloaded")
+                        tracing::info!(identity = %this.identity(), "certificates reloaded");
                     }
                     Ok(false) => {}
                     Err(error) => {
@@ -355,7 +355,7 @@ impl Current {
         let client_verifier = ClientIdentity::verifier(
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
                 .build()
-                .map_err(|error| malformed(&config.ca, "CA", error))?,
+                .map_err(|error| malformed(&config.ca, "CA", &error))?,
         );
         check_chain(config, &*client_verifier, &roots, &chain)?;
         let identity = Identity::of_certificate(leaf).map_err(|source| TlsError::NoIdentity {
@@ -363,13 +363,13 @@ impl Current {
             source,
         })?;
         let key = PrivateKeyDer::from_pem_slice(&files.key)
-            .map_err(|error| malformed(&config.key, "private key", error))?;
+            .map_err(|error| malformed(&config.key, "private key", &error))?;
         let certified = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|error| key_error(config, &error))?;
         let certified = Arc::new(SingleCertAndKey::from(certified));
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
-            .map_err(|error| unfit(&config.cert, error))?
+            .map_err(|error| unfit(&config.cert, &error))?
             .with_client_cert_verifier(client_verifier)
             .with_cert_resolver(Arc::<SingleCertAndKey>::clone(&certified));
         server.alpn_protocols = vec![H2.to_vec()];
@@ -391,7 +391,7 @@ fn roots(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
     for certificate in certificates(path, pem)? {
         roots
             .add(certificate)
-            .map_err(|error| malformed(path, "CA certificate", error))?;
+            .map_err(|error| malformed(path, "CA certificate", &error))?;
     }
     if roots.is_empty() {
         return Err(malformed(path, "CA certificate", "no certificate in it"));
@@ -402,13 +402,13 @@ fn roots(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| malformed(path, "certificate", error))
+        .map_err(|error| malformed(path, "certificate", &error))
 }
 
 /// The end of the certificate, if it is valid now.
 fn validity(path: &Path, leaf: &CertificateDer<'_>) -> Result<SystemTime, TlsError> {
     let (_, parsed) =
-        X509Certificate::from_der(leaf).map_err(|error| malformed(path, "certificate", error))?;
+        X509Certificate::from_der(leaf).map_err(|error| malformed(path, "certificate", &error))?;
     let at =
         |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
     let not_before = at(parsed.validity().not_before.timestamp());
@@ -448,37 +448,44 @@ fn check_chain(
         .verify_client_cert(leaf, intermediates, now)
         .map(drop)
         .and_then(|()| verify::server_chain(roots, &provider(), leaf, intermediates, now))
-        .map_err(|error| match error {
-            rustls::Error::InvalidCertificate(
-                CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            ) => TlsError::Foreign {
-                path: config.cert.clone(),
+        .map_err(|error| chain_error(config, &error))
+}
+
+fn chain_error(config: &TlsConfig, error: &rustls::Error) -> TlsError {
+    let path = config.cert.clone();
+    if let rustls::Error::InvalidCertificate(refusal) = error {
+        if matches!(
+            refusal,
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
+        ) {
+            return TlsError::Foreign {
+                path,
                 ca: config.ca.clone(),
-            },
-            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                match other.0.downcast_ref::<IdentityError>() {
-                    Some(source) => TlsError::NoIdentity {
-                        path: config.cert.clone(),
-                        source: source.clone(),
-                    },
-                    None => unfit(&config.cert, other),
-                }
-            }
-            other => unfit(&config.cert, other),
-        })
+            };
+        }
+        if let CertificateError::Other(ours) = refusal
+            && let Some(source) = ours.0.downcast_ref::<IdentityError>()
+        {
+            return TlsError::NoIdentity {
+                path,
+                source: source.clone(),
+            };
+        }
+    }
+    unfit(&path, error)
 }
 
 fn key_error(config: &TlsConfig, error: &rustls::Error) -> TlsError {
-    match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        return TlsError::KeyMismatch {
             path: config.key.clone(),
             cert: config.cert.clone(),
-        },
-        other => malformed(&config.key, "private key", other),
+        };
     }
+    malformed(&config.key, "private key", error)
 }
 
-fn malformed(path: &Path, wanted: &'static str, detail: impl ToString) -> TlsError {
+fn malformed(path: &Path, wanted: &'static str, detail: &(impl ToString + ?Sized)) -> TlsError {
     TlsError::Malformed {
         path: path.to_owned(),
         wanted,
@@ -486,7 +493,7 @@ fn malformed(path: &Path, wanted: &'static str, detail: impl ToString) -> TlsErr
     }
 }
 
-fn unfit(path: &Path, detail: impl ToString) -> TlsError {
+fn unfit(path: &Path, detail: &(impl ToString + ?Sized)) -> TlsError {
     TlsError::Unfit {
         path: path.to_owned(),
         detail: detail.to_string(),

@@ -253,11 +253,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor: V,
     ) -> Result<V::Value, KeyError> {
         match &self.0.node {
-            Node::Text(text) => visitor.visit_enum(Variant {
-                name: text,
-                content: None,
-            }),
-            Node::Leaf(Value::String(text)) => visitor.visit_enum(Variant {
+            Node::Text(text) | Node::Leaf(Value::String(text)) => visitor.visit_enum(Variant {
                 name: text,
                 content: None,
             }),

@@ -108,10 +108,6 @@ impl Calls {
         }
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "the status goes straight to the caller"
-    )]
     fn deadline(&self, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
         let Some(value) = headers.get("grpc-timeout") else {
             return Ok(None);

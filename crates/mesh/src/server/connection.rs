@@ -66,23 +66,22 @@ where
         () = drain.draining().cancelled() => None,
         () = expiry => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            // GOAWAY: nothing new, what runs may finish.
-            serving.as_mut().graceful_shutdown();
-            let last_calls = Duration::from_millis(params.expiry_grace_ms);
-            let limit = if drain.draining().is_cancelled() {
-                LIFE_MAX
-            } else {
-                last_calls
-            };
-            tokio::select! {
-                biased;
-                ended = &mut serving => ended,
-                () = drain.stopping().cancelled() => Ok(()),
-                () = tokio::time::sleep(limit) => Ok(()),
-            }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        // GOAWAY: nothing new, what runs may finish.
+        serving.as_mut().graceful_shutdown();
+        let last_calls = Duration::from_millis(params.expiry_grace_ms);
+        let limit = if drain.draining().is_cancelled() {
+            LIFE_MAX
+        } else {
+            last_calls
+        };
+        tokio::select! {
+            biased;
+            ended = &mut serving => ended,
+            () = drain.stopping().cancelled() => Ok(()),
+            () = tokio::time::sleep(limit) => Ok(()),
         }
     };
     drop(blocker);

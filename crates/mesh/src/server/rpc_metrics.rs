@@ -57,7 +57,7 @@ impl HandshakeFailure {
     pub(crate) fn of(error: &std::io::Error) -> Self {
         let by_tls = error
             .get_ref()
-            .is_some_and(|inner| inner.is::<rustls::Error>());
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>);
         if by_tls { Self::Refused } else { Self::Broken }
     }
 }

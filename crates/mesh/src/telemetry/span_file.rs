@@ -136,7 +136,7 @@ fn append(lines: &mut Vec<u8>, service: &str, span: &SpanData) {
         .iter()
         .map(|pair| (pair.key.as_str().to_owned(), to_json(&pair.value)))
         .collect();
-    let links: Vec<serde_json::Value> = span
+    let linked: Vec<serde_json::Value> = span
         .links
         .iter()
         .map(|link| {
@@ -166,7 +166,7 @@ fn append(lines: &mut Vec<u8>, service: &str, span: &SpanData) {
         "end_unix_nano": nanos(span.end_time),
         "status": status,
         "attributes": attributes,
-        "links": links,
+        "links": linked,
     });
     // Writing to memory does not fail.
     if serde_json::to_writer(&mut *lines, &line).is_ok() {
@@ -179,7 +179,8 @@ fn to_json(value: &Value) -> serde_json::Value {
         Value::Bool(value) => json!(value),
         Value::I64(value) => json!(value),
         Value::F64(value) => json!(value),
-        other => json!(other.as_str()),
+        Value::String(_) | Value::Array(_) => json!(value.as_str()),
+        _ => serde_json::Value::Null,
     }
 }
 
