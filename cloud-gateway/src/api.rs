@@ -147,23 +147,12 @@ impl Api {
         ended
     }
 
-    fn deadline<T>(&self, request: &Request<T>, longest: Duration) -> Instant {
-        let ours = Instant::now() + longest;
-        let theirs = mesh::server::deadline(request);
-        // Half of a very short deadline is kept back, else the margin.
-        theirs.map_or(ours, |theirs| {
-            let left = theirs.saturating_duration_since(Instant::now());
-            let usable = left.saturating_sub(MARGIN).max(left / 2);
-            ours.min(Instant::now() + usable)
-        })
-    }
-
     async fn mutate<T>(
         &self,
         request: Request<T>,
         decode: impl FnOnce(T) -> Result<Work, Failure>,
     ) -> Result<Outcome, Status> {
-        let deadline = self.deadline(&request, self.inner.settings.op_timeout);
+        let deadline = deadline_of(&request, self.inner.settings.op_timeout);
         let work = decode(request.into_inner()).map_err(|failure| failure.to_status())?;
         self.perform(work, deadline)
             .await
@@ -172,7 +161,7 @@ impl Api {
 
     fn read_terms<T>(&self, request: &Request<T>, class: Class) -> Terms {
         let longest = self.inner.settings.read_timeout;
-        Terms::read(class, self.deadline(request, longest))
+        Terms::read(class, deadline_of(request, longest))
     }
 
     async fn describe(&self, wanted: DescribeEnis, terms: &Terms) -> Result<Vec<Eni>, Failure> {
@@ -194,6 +183,17 @@ impl Api {
         let action = Action::DescribeNetworkInterfaces;
         enis.map_err(|error| Failure::of_call(action, &error, &Subject::default()))
     }
+}
+
+/// When to have answered: before the caller stops waiting, and within `longest`.
+fn deadline_of<T>(request: &Request<T>, longest: Duration) -> Instant {
+    let now = Instant::now();
+    let ours = now + longest;
+    mesh::server::deadline(request).map_or(ours, |theirs| {
+        let left = theirs.saturating_duration_since(now);
+        // Of a very short deadline half is kept back, else the margin.
+        ours.min(now + left.saturating_sub(MARGIN).max(left / 2))
+    })
 }
 
 /// Waits for the end of an operation. `None`: it died.

@@ -397,13 +397,15 @@ fn settle(action: Action, last: CallError, unanswered: bool, wait: Duration) -> 
             what: last.to_string(),
         };
     }
-    match last {
-        CallError::Refused(fault) if fault.class == FaultClass::Throttled => CallError::Throttled {
+    if let CallError::Refused(fault) = &last
+        && fault.class == FaultClass::Throttled
+    {
+        return CallError::Throttled {
             what: fault.to_string(),
             retry_after: wait,
-        },
-        other => other,
+        };
     }
+    last
 }
 
 /// Code and request id of an exchange, for metrics and traces.

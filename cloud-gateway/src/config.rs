@@ -480,7 +480,7 @@ mod tests {
 
     use super::*;
 
-    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    const DAY: Duration = Duration::from_hours(24);
 
     /// A folder with good credentials and certificates, and the file that names them.
     fn good(dir: &Path) -> Sources {

@@ -179,7 +179,7 @@ fn read_file(path: &Path) -> Result<String, CredentialError> {
 mod tests {
     use super::*;
 
-    const NEVER: Duration = Duration::from_secs(3600);
+    const NEVER: Duration = Duration::from_hours(1);
 
     fn write(dir: &Path, id: &str, secret: &str) {
         fs::write(dir.join(FILE_ID), id).unwrap();

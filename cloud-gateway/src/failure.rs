@@ -155,7 +155,6 @@ impl Failure {
                 what,
                 retry_after: fault.retry_after.unwrap_or(Duration::from_secs(1)),
             },
-            FaultClass::Busy => Self::Unavailable { what },
             FaultClass::WaitState => Self::StateConflict {
                 id: subject.eni.clone(),
                 what,
@@ -190,7 +189,7 @@ impl Failure {
                 Self::Invalid { what }
             }
             FaultClass::Internal if action.is_write() => Self::OutcomeUnknown { what },
-            FaultClass::Internal => Self::Unavailable { what },
+            FaultClass::Busy | FaultClass::Internal => Self::Unavailable { what },
         }
     }
 

@@ -166,9 +166,8 @@ impl Budgets {
         loop {
             let mut changed = pin!(lane.changed.notified());
             changed.as_mut().enable();
-            let wait = match self.attempt(action, lane, class, deadline, &mut queued)? {
-                None => return Ok(()),
-                Some(wait) => wait,
+            let Some(wait) = self.attempt(action, lane, class, deadline, &mut queued)? else {
+                return Ok(());
             };
             tokio::select! {
                 () = changed => {}
@@ -277,7 +276,7 @@ mod tests {
     }
 
     fn in_a_minute() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+        Instant::now() + Duration::from_mins(1)
     }
 
     #[tokio::test(start_paused = true)]

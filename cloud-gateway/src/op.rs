@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ecs_api::sign::encode::hex;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 
-/// Hexadecimal digits of a token; the cloud takes 64 characters.
+/// Bytes of a token, which is written with two hexadecimal digits for each; the cloud takes 64 characters.
 const TOKEN_BYTES: usize = 24;
 /// Shards whose epochs are remembered. Reason: an account has some thousands at most; bounds the memory that a
 /// caller can make us use.
@@ -53,11 +54,7 @@ impl OpKey {
         }
         hash.update(self.sequence.to_be_bytes());
         let digest = hash.finalize();
-        digest
-            .iter()
-            .take(TOKEN_BYTES)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(digest.get(..TOKEN_BYTES).unwrap_or(&digest))
     }
 
     fn id(&self) -> OpId {
@@ -388,7 +385,7 @@ fn raise_epoch<T>(state: &mut State<T>, shard: &ShardKey, epoch: u64) -> Result<
         None if state.epochs.len() >= MAX_SHARDS => {
             return Err(Failure::Overloaded {
                 what: format!("{MAX_SHARDS} shards are known"),
-                retry_after: Duration::from_secs(60),
+                retry_after: Duration::from_mins(1),
             });
         }
         Some(_) | None => {
@@ -425,10 +422,10 @@ mod tests {
     }
 
     fn run(registry: &Arc<Registry<u32>>, op: &OpKey) -> Slot<u32> {
-        match registry.enter(op, [0; 32]).unwrap() {
-            Entry::Run(slot) => slot,
-            other => panic!("{other:?}"),
-        }
+        let Entry::Run(slot) = registry.enter(op, [0; 32]).unwrap() else {
+            panic!("runs or ran already");
+        };
+        slot
     }
 
     #[test]
@@ -481,10 +478,10 @@ mod tests {
         let second = registry.enter(&op(1, 1), [0; 32]).unwrap();
         slot.finish(Ok(5));
 
-        match second {
-            Entry::Join(result) => assert_eq!(*result.borrow(), Some(Ok(5))),
-            other => panic!("{other:?}"),
-        }
+        let Entry::Join(result) = second else {
+            panic!("{second:?}");
+        };
+        assert_eq!(*result.borrow(), Some(Ok(5)));
     }
 
     #[test]

@@ -63,10 +63,10 @@ impl DescribeEnis {
     }
 }
 
-fn bad(field: &'static str, what: impl ToString) -> Failure {
+fn bad(field: &'static str, what: impl Into<String>) -> Failure {
     Failure::BadField {
         field,
-        what: what.to_string(),
+        what: what.into(),
     }
 }
 
@@ -75,7 +75,8 @@ where
     T: FromStr,
     T::Err: ToString,
 {
-    text.parse().map_err(|error: T::Err| bad(field, error))
+    text.parse()
+        .map_err(|error: T::Err| bad(field, error.to_string()))
 }
 
 fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, Failure>
@@ -383,13 +384,13 @@ pub fn first_id(outcome: &Outcome) -> String {
 mod tests {
     use super::*;
 
-    fn op() -> Option<wire::OpKey> {
-        Some(wire::OpKey {
+    fn op() -> wire::OpKey {
+        wire::OpKey {
             authority: "cluster-a".to_owned(),
             shard: "vsw-1.0".to_owned(),
             epoch: 3,
             sequence: 9,
-        })
+        }
     }
 
     fn field_of<T: std::fmt::Debug>(result: Result<T, Failure>) -> &'static str {
@@ -413,7 +414,7 @@ mod tests {
     fn malformed_fields_are_named() {
         let attach = |eni_id: &str, instance_id: &str| {
             to_attach(wire::AttachEniRequest {
-                op: op(),
+                op: Some(op()),
                 eni_id: eni_id.to_owned(),
                 instance_id: instance_id.to_owned(),
                 ..wire::AttachEniRequest::default()
@@ -428,7 +429,7 @@ mod tests {
     #[test]
     fn more_addresses_than_a_create_takes_are_refused() {
         let request = wire::CreateEniRequest {
-            op: op(),
+            op: Some(op()),
             vswitch_id: "vsw-1".to_owned(),
             security_group_ids: vec!["sg-1".to_owned()],
             ipv4: (1..=11).map(|n| format!("10.0.0.{n}")).collect(),
@@ -441,7 +442,7 @@ mod tests {
     #[test]
     fn assign_of_nothing_is_refused() {
         let request = wire::AssignAddressesRequest {
-            op: op(),
+            op: Some(op()),
             eni_id: "eni-1".to_owned(),
             ..wire::AssignAddressesRequest::default()
         };
@@ -452,16 +453,16 @@ mod tests {
     #[test]
     fn address_given_twice_counts_once() {
         let request = wire::AssignAddressesRequest {
-            op: op(),
+            op: Some(op()),
             eni_id: "eni-1".to_owned(),
             ipv4: vec!["10.0.0.1".to_owned(), "10.0.0.1".to_owned()],
             ..wire::AssignAddressesRequest::default()
         };
 
-        match to_assign(request).unwrap().verb {
-            Verb::Assign { addresses, .. } => assert_eq!(addresses.ipv4.len(), 1),
-            other => panic!("{other:?}"),
-        }
+        let Verb::Assign { addresses, .. } = to_assign(request).unwrap().verb else {
+            panic!("another verb");
+        };
+        assert_eq!(addresses.ipv4.len(), 1);
     }
 
     #[test]

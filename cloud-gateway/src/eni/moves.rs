@@ -212,7 +212,7 @@ impl Verbs {
                     Evidence::Refused(Box::new(fault))
                 }
                 Err(CallError::Unknown { what }) => Evidence::Unanswered(what),
-                Err(error) => return Err(self.given_up(goal, &error, under_way, subject)),
+                Err(error) => return Err(given_up(goal, &error, under_way, subject)),
             };
             under_way |= !matches!(evidence, Evidence::Refused(_));
             let watched = self
@@ -232,28 +232,6 @@ impl Verbs {
             Move::Detach(request) => self.caller.call(request, terms).await?.request_id,
             Move::Delete(request) => self.caller.call(request, terms).await?.request_id,
         })
-    }
-
-    fn given_up(
-        &self,
-        goal: &Move,
-        error: &CallError,
-        under_way: bool,
-        subject: &Subject,
-    ) -> Failure {
-        let says_nothing = match error {
-            CallError::Throttled { .. }
-            | CallError::Full { .. }
-            | CallError::NotSent { .. }
-            | CallError::Unknown { .. } => true,
-            CallError::Refused(_) | CallError::Fenced { .. } => false,
-        };
-        if under_way && says_nothing {
-            return Failure::OutcomeUnknown {
-                what: format!("{} was sent before, now: {error}", goal.action()),
-            };
-        }
-        Failure::of_call(goal.action(), error, subject)
     }
 
     /// Looks until the state is reached, or the call may be sent again.
@@ -304,6 +282,23 @@ impl Verbs {
             agreeing = 0;
         }
     }
+}
+
+/// The failure when the call can not be sent (again).
+fn given_up(goal: &Move, error: &CallError, under_way: bool, subject: &Subject) -> Failure {
+    let says_nothing = match error {
+        CallError::Throttled { .. }
+        | CallError::Full { .. }
+        | CallError::NotSent { .. }
+        | CallError::Unknown { .. } => true,
+        CallError::Refused(_) | CallError::Fenced { .. } => false,
+    };
+    if under_way && says_nothing {
+        return Failure::OutcomeUnknown {
+            what: format!("{} was sent before, now: {error}", goal.action()),
+        };
+    }
+    Failure::of_call(goal.action(), error, subject)
 }
 
 /// The failure when the deadline is over.

@@ -56,7 +56,7 @@ async fn fence(world: &World, epoch: u64) -> Result<Vec<u64>, Status> {
 
 fn in_epoch(epoch: u64, sequence: u64, ip: &str) -> CreateEniRequest {
     CreateEniRequest {
-        op: op(sequence, epoch),
+        op: Some(op(sequence, epoch)),
         ..new_eni(sequence, ip)
     }
 }
@@ -87,27 +87,22 @@ async fn fence_names_what_is_on_the_wire_and_the_new_owner_joins_it() {
     world.sim.inject_fault(slow.times(1));
     let attach = |epoch| {
         world.gateway.api.attach_eni(Request::new(AttachEniRequest {
-            op: op(2, epoch),
+            op: Some(op(2, epoch)),
             eni_id: id.clone(),
             instance_id: INSTANCE.to_owned(),
             ..AttachEniRequest::default()
         }))
     };
     let new_owner = async {
-        // The fence names the operation once it is on the wire.
-        let on_wire = tokio::time::timeout(Duration::from_secs(5), async {
-            let mut epoch = 2;
-            loop {
-                let on_wire = fence(&world, epoch).await.unwrap();
-                if !on_wire.is_empty() {
-                    return (on_wire, epoch);
-                }
-                epoch += 1;
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while world.gateway.ops.dump()["running"][0]["sent"] != true {
                 tokio::task::yield_now().await;
             }
-        });
-        let (on_wire, epoch) = on_wire.await.unwrap();
-        (on_wire, attach(epoch).await)
+        })
+        .await
+        .unwrap();
+        let on_wire = fence(&world, 2).await.unwrap();
+        (on_wire, attach(2).await)
     };
 
     let (old, (on_wire, new)) = tokio::join!(attach(1), new_owner);

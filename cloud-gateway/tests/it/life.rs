@@ -162,7 +162,7 @@ async fn detach_from_another_instance_is_a_state_conflict() {
     let world = World::new().await;
     let id = world.attached(1, "10.0.0.10").await;
     let request = DetachEniRequest {
-        op: op(3, 1),
+        op: Some(op(3, 1)),
         eni_id: id.clone(),
         instance_id: OTHER_INSTANCE.to_owned(),
         ..DetachEniRequest::default()

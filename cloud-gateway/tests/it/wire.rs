@@ -60,7 +60,7 @@ async fn ipam_replica_works_through_the_door() {
     let eni = made.eni.unwrap();
     let attached = client
         .attach_eni(AttachEniRequest {
-            op: op(2, 1),
+            op: Some(op(2, 1)),
             eni_id: eni.id.clone(),
             instance_id: INSTANCE.to_owned(),
             ..AttachEniRequest::default()
@@ -86,7 +86,7 @@ async fn callers_that_are_no_ipam_replica_are_refused() {
     let world = World::new().await;
     let target = open(&world).await;
     let mut node = client(&world, &target, &world.ca, &Identity::node("c-1", INSTANCE));
-    let foreign_ca = Authority::new(Duration::from_secs(3_600)).unwrap();
+    let foreign_ca = Authority::new(Duration::from_hours(1)).unwrap();
     let mut foreign = client(&world, &target, &foreign_ca, &Identity::ipam("r-1"));
 
     let node = node.create_eni(new_eni(1, "10.0.0.10")).await.unwrap_err();

@@ -27,29 +27,29 @@ use proto::cloud::v1::{
 use tokio::net::TcpListener;
 use tonic::{Request, Status};
 
-pub const VSWITCH: &str = "vsw-pods";
-pub const GROUP: &str = "sg-pods";
-pub const INSTANCE: &str = "i-one";
-pub const OTHER_INSTANCE: &str = "i-two";
-const DAY: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const VSWITCH: &str = "vsw-pods";
+pub(crate) const GROUP: &str = "sg-pods";
+pub(crate) const INSTANCE: &str = "i-one";
+pub(crate) const OTHER_INSTANCE: &str = "i-two";
+const DAY: Duration = Duration::from_hours(24);
 
-pub struct World {
-    pub sim: Sim,
-    pub gateway: Gateway,
-    pub config: Config,
-    pub tasks: Tasks,
-    pub registry: Registry,
-    pub ca: Authority,
-    pub dir: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) gateway: Gateway,
+    pub(crate) config: Config,
+    pub(crate) tasks: Tasks,
+    pub(crate) registry: Registry,
+    pub(crate) ca: Authority,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(&[]).await
     }
 
     /// A world with some keys of the configuration set.
-    pub async fn with(sets: &[&str]) -> Self {
+    pub(crate) async fn with(sets: &[&str]) -> Self {
         mesh::tls::install_provider();
         let tasks = Tasks::new(Drain::new());
         let sim = region().await;
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// The gateway after a restart: the same configuration, no memory.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.registry = Registry::new();
         self.gateway = assemble(&self.config, &self.tasks, &self.registry)
             .await
@@ -81,38 +81,38 @@ impl World {
     }
 
     /// Calls that had an effect, or would have had one the first time.
-    pub fn succeeded(&self, action: Action) -> u64 {
+    pub(crate) fn succeeded(&self, action: Action) -> u64 {
         let dump = self.sim.dump();
         dump.calls
             .get(action.name())
             .map_or(0, |count| count.succeeded)
     }
 
-    pub fn total(&self, action: Action) -> u64 {
+    pub(crate) fn total(&self, action: Action) -> u64 {
         let dump = self.sim.dump();
         dump.calls.get(action.name()).map_or(0, |count| count.total)
     }
 
     /// ENIs beside the primary ones.
-    pub fn enis(&self) -> Vec<EniDump> {
+    pub(crate) fn enis(&self) -> Vec<EniDump> {
         let dump = self.sim.dump();
         let ours = dump.enis.into_iter();
         ours.filter(|eni| eni.kind != "Primary" && !eni.foreign)
             .collect()
     }
 
-    pub fn eni(&self, id: &str) -> Option<EniDump> {
+    pub(crate) fn eni(&self, id: &str) -> Option<EniDump> {
         self.enis().into_iter().find(|eni| eni.id.as_str() == id)
     }
 
-    pub async fn create(&self, request: CreateEniRequest) -> Result<Eni, Status> {
+    pub(crate) async fn create(&self, request: CreateEniRequest) -> Result<Eni, Status> {
         let answer = self.gateway.api.create_eni(Request::new(request)).await?;
         Ok(answer.into_inner().eni.unwrap())
     }
 
-    pub async fn attach(&self, sequence: u64, eni: &str) -> Result<Eni, Status> {
+    pub(crate) async fn attach(&self, sequence: u64, eni: &str) -> Result<Eni, Status> {
         let request = AttachEniRequest {
-            op: op(sequence, 1),
+            op: Some(op(sequence, 1)),
             eni_id: eni.to_owned(),
             instance_id: INSTANCE.to_owned(),
             ..AttachEniRequest::default()
@@ -121,9 +121,9 @@ impl World {
         Ok(answer.into_inner().eni.unwrap())
     }
 
-    pub async fn detach(&self, sequence: u64, eni: &str) -> Result<(), Status> {
+    pub(crate) async fn detach(&self, sequence: u64, eni: &str) -> Result<(), Status> {
         let request = DetachEniRequest {
-            op: op(sequence, 1),
+            op: Some(op(sequence, 1)),
             eni_id: eni.to_owned(),
             instance_id: INSTANCE.to_owned(),
             ..DetachEniRequest::default()
@@ -135,9 +135,9 @@ impl World {
             .map(drop)
     }
 
-    pub async fn delete(&self, sequence: u64, eni: &str) -> Result<(), Status> {
+    pub(crate) async fn delete(&self, sequence: u64, eni: &str) -> Result<(), Status> {
         let request = DeleteEniRequest {
-            op: op(sequence, 1),
+            op: Some(op(sequence, 1)),
             eni_id: eni.to_owned(),
             ..DeleteEniRequest::default()
         };
@@ -148,7 +148,7 @@ impl World {
             .map(drop)
     }
 
-    pub async fn assign(
+    pub(crate) async fn assign(
         &self,
         sequence: u64,
         eni: &str,
@@ -156,7 +156,7 @@ impl World {
         ipv6: &[&str],
     ) -> Result<Eni, Status> {
         let request = AssignAddressesRequest {
-            op: op(sequence, 1),
+            op: Some(op(sequence, 1)),
             eni_id: eni.to_owned(),
             ipv4: texts(ipv4),
             ipv6: texts(ipv6),
@@ -170,7 +170,7 @@ impl World {
         Ok(answer.into_inner().eni.unwrap())
     }
 
-    pub async fn unassign(
+    pub(crate) async fn unassign(
         &self,
         sequence: u64,
         eni: &str,
@@ -178,7 +178,7 @@ impl World {
         ipv6: &[&str],
     ) -> Result<Option<Eni>, Status> {
         let request = UnassignAddressesRequest {
-            op: op(sequence, 1),
+            op: Some(op(sequence, 1)),
             eni_id: eni.to_owned(),
             ipv4: texts(ipv4),
             ipv6: texts(ipv6),
@@ -193,30 +193,30 @@ impl World {
     }
 
     /// An ENI with its primary address alone, made as operation `sequence`.
-    pub async fn made(&self, sequence: u64, primary: &str) -> String {
+    pub(crate) async fn made(&self, sequence: u64, primary: &str) -> String {
         self.create(new_eni(sequence, primary)).await.unwrap().id
     }
 
     /// The same, attached by operation `sequence + 1`.
-    pub async fn attached(&self, sequence: u64, primary: &str) -> String {
+    pub(crate) async fn attached(&self, sequence: u64, primary: &str) -> String {
         let id = self.made(sequence, primary).await;
         self.attach(sequence + 1, &id).await.unwrap();
         id
     }
 }
 
-pub fn op(sequence: u64, epoch: u64) -> Option<OpKey> {
-    Some(OpKey {
+pub(crate) fn op(sequence: u64, epoch: u64) -> OpKey {
+    OpKey {
         authority: "cluster-a".to_owned(),
         shard: format!("{VSWITCH}.0"),
         epoch,
         sequence,
-    })
+    }
 }
 
-pub fn new_eni(sequence: u64, primary: &str) -> CreateEniRequest {
+pub(crate) fn new_eni(sequence: u64, primary: &str) -> CreateEniRequest {
     CreateEniRequest {
-        op: op(sequence, 1),
+        op: Some(op(sequence, 1)),
         vswitch_id: VSWITCH.to_owned(),
         security_group_ids: vec![GROUP.to_owned()],
         primary_ip: primary.to_owned(),
@@ -225,20 +225,20 @@ pub fn new_eni(sequence: u64, primary: &str) -> CreateEniRequest {
     }
 }
 
-pub fn texts(items: &[&str]) -> Vec<String> {
+pub(crate) fn texts(items: &[&str]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
 }
 
-pub fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     mesh::status::reason(status).unwrap_or_else(|| format!("no reason: {status:?}"))
 }
 
-pub fn write_keys(dir: &Path, id: &str, secret: &str) {
+pub(crate) fn write_keys(dir: &Path, id: &str, secret: &str) {
     std::fs::write(dir.join(FILE_ID), id).unwrap();
     std::fs::write(dir.join(FILE_SECRET), secret).unwrap();
 }
 
-pub fn issue(ca: &Authority, identity: &Identity, dir: &Path) {
+pub(crate) fn issue(ca: &Authority, identity: &Identity, dir: &Path) {
     ca.issue(&Leaf::new(identity, DAY))
         .unwrap()
         .write(dir)
@@ -247,12 +247,13 @@ pub fn issue(ca: &Authority, identity: &Identity, dir: &Path) {
 
 fn config(dir: &Path, endpoint: &str, sets: &[&str]) -> Config {
     let file = dir.join("gateway.toml");
-    let tls = dir.join("tls");
+    let (tls, dir) = (dir.join("tls"), dir.display());
+    let tls = tls.display();
     let text = format!(
-        "[tls]\ndir = {tls:?}\n\
+        "[tls]\ndir = \"{tls}\"\n\
          [cloud]\nregion = \"cn-test\"\nendpoint = \"{endpoint}\"\nvpc_endpoint = \"{endpoint}\"\n\
          timeout_ms = 2000\nbackoff = {{first_ms = 2, max_ms = 20}}\n\
-         [credentials]\ndir = {dir:?}\nreread_ms = 3600000\n\
+         [credentials]\ndir = \"{dir}\"\nreread_ms = 3600000\n\
          [readback]\nwindow_ms = 2\ntick_ms = 5\nfirst_ms = 5\nmax_ms = 20\nreissue_ms = 300\n\
          [ops]\ntimeout_ms = 10000\nread_timeout_ms = 5000\n"
     );
