@@ -56,6 +56,10 @@ pub const BATCH_TARGET_BYTES: usize = 1_048_576;
 /// Size of one piece of a snapshot as stored, in bytes.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 262_144;
 
+/// Places here at which a debug build can be made to die; those around claim, append and snapshot
+/// belong to the owner that calls them.
+pub const CRASH_POINTS: &[&str] = &["ipam.snapshot.before_pieces", "ipam.transfer.before_commit"];
+
 /// A log that several tasks share.
 pub type SharedLog = Arc<dyn ShardLog>;
 

@@ -118,7 +118,7 @@ impl KvLog {
                 then,
                 otherwise: Vec::new(),
             };
-            mesh::crash_point!("ipam.log.before_snapshot_pieces");
+            mesh::crash_point!("ipam.snapshot.before_pieces");
             let reply = self.kv.txn(txn).await.map_err(append_error)?;
             if !reply.succeeded {
                 return Err(AppendError::Fenced);
@@ -194,7 +194,6 @@ impl ShardLog for KvLog {
                 },
             );
         }
-        mesh::crash_point!("ipam.log.after_claim");
         let epoch = Epoch(reply.revision);
         match image::Image::from_reads(&reply.reads) {
             Ok(image) => Ok(Claim {
@@ -274,9 +273,7 @@ impl ShardLog for KvLog {
             then,
             otherwise,
         };
-        mesh::crash_point!("ipam.log.before_append");
         let reply = self.kv.txn(txn).await.map_err(append_error)?;
-        mesh::crash_point!("ipam.log.after_append");
         if reply.succeeded {
             Ok(Head {
                 revision: reply.revision,
@@ -347,7 +344,7 @@ impl ShardLog for KvLog {
                 kv.mod_revision,
             ),
         };
-        if old.as_ref().is_some_and(|old| old.upto >= upto) {
+        if old.as_ref().map_or(Seq(0), |old| old.upto) >= upto {
             return Ok(());
         }
         let generation = old.map_or(1, |old| old.generation.saturating_add(1));
@@ -391,9 +388,7 @@ impl ShardLog for KvLog {
             then,
             otherwise: Vec::new(),
         };
-        mesh::crash_point!("ipam.log.before_snapshot");
         let reply = self.kv.txn(txn).await.map_err(append_error)?;
-        mesh::crash_point!("ipam.log.after_snapshot");
         if reply.succeeded {
             Ok(())
         } else {
@@ -403,7 +398,7 @@ impl ShardLog for KvLog {
 
     async fn transfer(&self, fence: &Fence, to: &Replica) -> Result<(), HandOverError> {
         let value = encode_owner(to).map_err(|err| HandOverError::Unavailable(err.to_string()))?;
-        mesh::crash_point!("ipam.log.before_transfer");
+        mesh::crash_point!("ipam.transfer.before_commit");
         self.change_owner(
             fence,
             Op::Put {

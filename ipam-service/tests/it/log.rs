@@ -83,6 +83,7 @@ conformance! {
     damaged_batch_is_refused_and_the_shard_stays_free
     missing_batch_is_refused
     damaged_snapshot_is_refused
+    random_histories_agree_with_a_plain_list
 }
 
 #[test]
@@ -114,5 +115,5 @@ fn every_store_runs_the_same_cases() {
     );
     assert_eq!(memory, redb);
     assert_eq!(memory, etcd);
-    assert_eq!(memory.len(), 46);
+    assert_eq!(memory.len(), 47);
 }

@@ -12,11 +12,13 @@ use types::op::{Seq, ShardId};
 use super::fixture::LogFixture;
 
 mod claims;
+mod histories;
 mod indexes;
 mod snapshots;
 mod writes;
 
 pub(crate) use claims::*;
+pub(crate) use histories::*;
 pub(crate) use indexes::*;
 pub(crate) use snapshots::*;
 pub(crate) use writes::*;
