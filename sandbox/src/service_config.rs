@@ -118,16 +118,15 @@ impl Inputs<'_> {
             "vswitch": exclusive,
             "timing": {
                 "cooldown": millis(self.options.cooldown),
-                "settle": millis(self.options.cooldown),
                 "shrink_after": 2_000,
                 "tick": 200,
                 "plan_every": 2_000,
                 "retry_max": 2_000,
                 "session_ttl": 4_000,
                 "membership_poll": 200,
-                "drain": 3_000,
             },
             "telemetry": self.telemetry(service),
+            "drain": drain(),
         })
     }
 
