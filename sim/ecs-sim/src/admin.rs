@@ -156,11 +156,14 @@ async fn foreign(
 }
 
 async fn release_foreign(State(sim): State<Sim>, Path(eni): Path<EniId>) -> Result<(), Failed> {
-    sim.release_foreign(&eni).map_err(|refusal| refused(&refusal))
+    sim.release_foreign(&eni)
+        .map_err(|refusal| refused(&refusal))
 }
 
 async fn detach(State(sim): State<Sim>, Path(eni): Path<EniId>) -> Result<(), Failed> {
-    sim.detach_behind_back(&eni).await.map_err(|refusal| refused(&refusal))
+    sim.detach_behind_back(&eni)
+        .await
+        .map_err(|refusal| refused(&refusal))
 }
 
 async fn run_instance(
@@ -177,7 +180,9 @@ async fn release_instance(
     State(sim): State<Sim>,
     Path(id): Path<InstanceId>,
 ) -> Result<(), Failed> {
-    sim.release_instance(&id).await.map_err(|refusal| refused(&refusal))
+    sim.release_instance(&id)
+        .await
+        .map_err(|refusal| refused(&refusal))
 }
 
 fn find(name: &str) -> Result<Action, Failed> {

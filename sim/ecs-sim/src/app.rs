@@ -39,6 +39,16 @@ pub struct Args {
     pub admin: Option<SocketAddr>,
 }
 
+/// Says what is wrong with the arguments; asking for help or the version is not wrong.
+pub fn refuse(err: &clap::Error) -> ExitCode {
+    let printed = err.print();
+    if err.use_stderr() || printed.is_err() {
+        ExitCode::from(EXIT_USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: Args) -> ExitCode {
     tracing_subscriber::fmt()

@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ecs_sim::app::{Args, run};
+use ecs_sim::app::{Args, refuse, run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    run(Args::parse()).await
+    match Args::try_parse() {
+        Ok(args) => run(args).await,
+        Err(err) => refuse(&err),
+    }
 }

@@ -51,7 +51,8 @@ impl Keys {
             expires_at,
             disabled: false,
         };
-        self.by_id.insert(key.credentials.access_key_id.clone(), key);
+        self.by_id
+            .insert(key.credentials.access_key_id.clone(), key);
     }
 
     /// Disables a key. False if there is none of that id.

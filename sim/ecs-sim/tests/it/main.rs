@@ -1,0 +1,17 @@
+//! The simulator from outside: calls through its handler and through real sockets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking, as the tests do"
+)]
+
+mod addresses;
+mod admission;
+mod attach;
+mod create;
+mod describe;
+mod faults;
+mod http_life;
+mod metadata;
+mod vectors;
+mod world;
