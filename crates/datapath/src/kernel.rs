@@ -21,7 +21,8 @@ use crate::namespace::{Namespace, on_thread};
 use crate::netlink::executor::{Executor, StepHook};
 use crate::netlink::{observer, request};
 use crate::observed::{Link, MAIN_TABLE, Observed};
-use crate::plan::{self, Drift, Op, Orphans, Place, RuleSpec};
+use crate::op::{Op, Place, RuleSpec};
+use crate::plan::{self, Drift, Orphans};
 use crate::watch::{Change, Watch};
 use crate::{forward, host};
 
@@ -199,7 +200,7 @@ impl Datapath {
     pub async fn remove_eni(&self, mac: MacAddr, table: u32) -> Result<(), DatapathError> {
         self.change(move |kernel| {
             let seen = kernel.observe(Place::Node, [])?;
-            let ops = plan::eni_removal(table, seen.link_by_mac(mac), &seen);
+            let ops = plan::eni::removal(table, seen.link_by_mac(mac), &seen);
             kernel.run(&ops)
         })
         .await
@@ -217,10 +218,10 @@ impl Datapath {
         let pod = pod.clone();
         self.change(move |kernel| {
             kernel.enter_pod(Namespace::open(&pod.netns)?)?;
-            for (key, value) in plan::pod_settings(&pod) {
+            for (key, value) in plan::pod::settings(&pod) {
                 kernel.ensure_setting(Place::Pod, &key, value)?;
             }
-            match kernel.run(&plan::fresh_pod(&pod)) {
+            match kernel.run(&plan::pod::fresh(&pod)) {
                 Ok(()) => Ok(PodState {
                     host_mac: names::veth_mac(&pod.attachment, VethEnd::Host),
                     pod_mac: names::veth_mac(&pod.attachment, VethEnd::Pod),
@@ -245,7 +246,7 @@ impl Datapath {
         self.look(move |kernel| {
             kernel.enter_pod(Namespace::open(&pod.netns)?)?;
             let (node, inside) = observe_pod(kernel, &pod)?;
-            Ok(plan::pod(&pod, &node, &inside)?
+            Ok(plan::pod::complete(&pod, &node, &inside)?
                 .iter()
                 .map(Drift::from)
                 .collect())
@@ -337,10 +338,10 @@ fn ensure_eni(
         ..Observed::default()
     };
     let link = found.link_by_mac(eni.mac).ok_or_else(missing)?;
-    let settings = plan::eni_link_settings(&link.name, eni.v6_gateway.is_some());
+    let settings = plan::eni::link_settings(&link.name, eni.v6_gateway.is_some());
     let seen = kernel.observe(Place::Node, settings.into_iter().map(|(key, _)| key))?;
     let link = seen.link_by_mac(eni.mac).ok_or_else(missing)?;
-    let ops = plan::eni(eni, link, &seen);
+    let ops = plan::eni::setup(eni, link, &seen);
     kernel.run(&ops)?;
     let state = EniState {
         ifname: link.name.clone(),
@@ -360,9 +361,9 @@ fn observe_pod(
 }
 
 fn observe_inside(kernel: &mut Executor, pod: &PodDesired) -> Result<Observed, DatapathError> {
-    let wanted = plan::pod_settings(pod)
+    let wanted = plan::pod::settings(pod)
         .into_iter()
-        .chain(plan::pod_link_settings(pod));
+        .chain(plan::pod::link_settings(pod));
     kernel.observe(Place::Pod, wanted.map(|(key, _)| key))
 }
 
@@ -374,7 +375,7 @@ fn node_keys(pod: &PodDesired) -> impl Iterator<Item = String> + use<> {
 
 fn complete_pod(kernel: &mut Executor, pod: &PodDesired) -> Result<PodState, DatapathError> {
     let (node, inside) = observe_pod(kernel, pod)?;
-    let ops = plan::pod(pod, &node, &inside)?;
+    let ops = plan::pod::complete(pod, &node, &inside)?;
     kernel.run(&ops)?;
     let created = ops.iter().any(|op| matches!(op, Op::CreateVeth { .. }));
     let mac = |seen: &Observed, name: &str, end| {
@@ -479,7 +480,7 @@ fn repair_pod(
 ) -> Result<Vec<Op>, DatapathError> {
     kernel.enter_pod(Namespace::open(&pod.netns)?)?;
     let inside = observe_inside(kernel, pod)?;
-    let ops = plan::pod(pod, node, &inside)?;
+    let ops = plan::pod::complete(pod, node, &inside)?;
     kernel.run(&ops)?;
     Ok(ops)
 }

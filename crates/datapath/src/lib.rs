@@ -1,7 +1,7 @@
 //! Desired kernel state, the difference to what the kernel holds, and the netlink calls that close it.
 //!
 //! [`desired`] says what a pod, an ENI and a node need; [`observed`] is what a namespace holds;
-//! [`plan`] compares the two without touching anything; [`kernel`] does the work. A plan against
+//! [`plan`] compares the two without touching anything and gives [`op`]erations; [`kernel`] does the work. A plan against
 //! a kernel that already agrees is empty, so applying anything twice changes nothing.
 //!
 //! The state is that of Terway's "ENI secondary IP, veth + policy routing" mode: names, rules and
@@ -16,5 +16,6 @@ pub mod names;
 pub mod namespace;
 pub mod netlink;
 pub mod observed;
+pub mod op;
 pub mod plan;
 pub mod watch;

@@ -10,7 +10,7 @@ use crate::error::DatapathError;
 use crate::host;
 use crate::namespace::Namespace;
 use crate::observed::Observed;
-use crate::plan::{Op, Place};
+use crate::op::{Op, Place};
 
 /// Called between steps that have an effect, with the step's name.
 pub type StepHook = fn(&'static str);

@@ -25,7 +25,7 @@ use types::address::MacAddr;
 use super::Request;
 use crate::namespace::Namespace;
 use crate::observed::{MAIN_TABLE, Route};
-use crate::plan::{RouteSpec, RuleSpec};
+use crate::op::{RouteSpec, RuleSpec};
 
 pub(crate) fn family(ip: IpAddr) -> AddressFamily {
     match ip {

@@ -18,7 +18,7 @@ use types::pod::{AttachmentKey, PodKey};
 /// How long a connection may take that should come about.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long we watch for a connection that should not come about.
-pub(crate) const DOUBT: Duration = Duration::from_millis(700);
+pub(crate) const DOUBT: Duration = Duration::from_millis(900);
 
 pub(crate) const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 253);
 pub(crate) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0xfff7);

@@ -1,6 +1,9 @@
 //! Set-up and teardown of pods.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use datapath::desired::{PodDesired, TornDown};
+use datapath::kernel::CRASH_POINTS;
 use serde_json::json as j;
 
 use crate::lab::{self, Lab, json, picture, rules, teardown_of};
@@ -240,4 +243,59 @@ async fn setup_without_a_namespace_says_so() {
         error.to_string(),
         "/proc/version is not a network namespace"
     );
+}
+
+/// The step at which [`die`] ends its thread: an index into the crash points, or none.
+static DIES_AT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+fn die(step: &'static str) {
+    let at = CRASH_POINTS.get(DIES_AT.load(Ordering::SeqCst));
+    assert!(at != Some(&step), "dies here, as the test wants");
+}
+
+// I1, R28: the agent dies between any two steps; what it left is completed, and goes without a trace.
+#[tokio::test]
+async fn work_cut_short_at_any_step_is_completed_by_the_next() {
+    let (mut lab, eni) = Lab::ready().await;
+    let before = picture(&lab.node());
+    let fragile = lab.datapath.clone().with_steps(die);
+    for (at, step) in CRASH_POINTS.iter().enumerate() {
+        let pod = lab.pod(u8::try_from(at).unwrap() + 10, &eni);
+        if !step.starts_with("datapath.setup") {
+            lab.datapath.setup_pod(&pod).await.unwrap();
+        }
+        DIES_AT.store(at, Ordering::SeqCst);
+        let died = if step.starts_with("datapath.setup") {
+            fragile.setup_pod(&pod).await.map(drop)
+        } else {
+            fragile.teardown_pod(&teardown_of(&pod)).await.map(drop)
+        };
+        DIES_AT.store(usize::MAX, Ordering::SeqCst);
+        assert!(died.is_err(), "{step} was not reached");
+
+        if step.starts_with("datapath.setup") {
+            lab.datapath.setup_pod(&pod).await.unwrap();
+            assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), [], "{step}");
+        }
+        lab.datapath.teardown_pod(&teardown_of(&pod)).await.unwrap();
+        assert_eq!(picture(&lab.node()), before, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn teardown_of_a_half_made_pod_leaves_nothing() {
+    let (mut lab, eni) = Lab::ready().await;
+    let before = picture(&lab.node());
+    let pod = lab.pod(5, &eni);
+    lab::ip(&format!(
+        "-n {} link add {} type veth peer name eth0 netns {}",
+        lab.node(),
+        pod.host_link,
+        Lab::inside(&pod)
+    ));
+
+    let outcome = lab.datapath.teardown_pod(&teardown_of(&pod)).await.unwrap();
+
+    assert_eq!(outcome, TornDown::Removed);
+    assert_eq!(picture(&lab.node()), before);
 }
