@@ -268,6 +268,7 @@ where
     let tasks = Tasks::new(Drain::new());
     let health = Health::new();
     let registry = Registry::new();
+    telemetry.register(&registry);
     let admin = admin::Admin::new();
     if let Some(port) = health::Bound::open(&params.health).await? {
         tracing::info!(address = %port.address(), "health port listens");

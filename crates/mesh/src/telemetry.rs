@@ -18,6 +18,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
 };
+use prometheus_client::metrics::counter::Counter;
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -25,6 +26,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::metrics;
 use crate::telemetry::span_file::SpanFile;
 pub use crate::telemetry::traceparent::{
     HEADER, add_link, current_traceparent, link, recorded_trace_id, set_parent, traceparent_of,
@@ -148,6 +150,7 @@ impl Params {
 pub struct Telemetry {
     provider: SdkTracerProvider,
     filter: LogFilter,
+    dropped: Counter,
 }
 
 impl Telemetry {
@@ -165,6 +168,15 @@ impl Telemetry {
     /// The handle that changes the log filter.
     pub fn filter(&self) -> LogFilter {
         self.filter.clone()
+    }
+
+    /// Shows among the metrics how many spans did not fit into the file's queue.
+    pub fn register(&self, registry: &metrics::Registry) {
+        registry.register(
+            "telemetry_spans_dropped",
+            "spans that did not fit into the queue of the span file",
+            self.dropped.clone(),
+        );
     }
 
     /// Sends what waits, for at most 3 s.
@@ -189,7 +201,8 @@ pub fn build(
 ) -> Result<(impl Subscriber + Send + Sync + use<>, Telemetry), TelemetryError> {
     params.check()?;
     let (filter, handle) = reload::Layer::new(parse_filter(&params.log_filter)?);
-    let provider = provider(params, service)?;
+    let dropped = Counter::default();
+    let provider = provider(params, service, &dropped)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service))
         .with_location(false)
@@ -202,7 +215,14 @@ pub fn build(
         .with(spans)
         .with(log_layer(params.log_format).with_filter(filter));
     let filter = LogFilter::of(handle);
-    Ok((subscriber, Telemetry { provider, filter }))
+    Ok((
+        subscriber,
+        Telemetry {
+            provider,
+            filter,
+            dropped,
+        },
+    ))
 }
 
 fn log_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
@@ -234,7 +254,11 @@ fn is_traced(metadata: &Metadata<'_>) -> bool {
             .any(|noisy| metadata.target().starts_with(noisy))
 }
 
-fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
+fn provider(
+    params: &Params,
+    service: &'static str,
+    dropped: &Counter,
+) -> Result<SdkTracerProvider, TelemetryError> {
     let resource = Resource::builder_empty()
         .with_attribute(KeyValue::new("service.name", service))
         .with_attribute(KeyValue::new("process.pid", i64::from(std::process::id())))
@@ -244,12 +268,13 @@ fn provider(params: &Params, service: &'static str) -> Result<SdkTracerProvider,
         .with_resource(resource)
         .with_sampler(sampler);
     if let Some(path) = &params.span_file {
-        let file = SpanFile::open(path, service, params.queue).map_err(|source| {
-            TelemetryError::SpanFile {
-                path: path.clone(),
-                source,
-            }
-        })?;
+        let file =
+            SpanFile::open(path, service, params.queue, dropped.clone()).map_err(|source| {
+                TelemetryError::SpanFile {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
         builder = builder.with_span_processor(file);
     }
     if let Some(endpoint) = &params.otlp_endpoint {

@@ -17,6 +17,7 @@ use opentelemetry::trace::{SpanId, Status};
 use opentelemetry::{Context, Value};
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, json};
 
 /// Spans written with one system call at most.
@@ -32,15 +33,21 @@ enum Item {
 #[derive(Debug)]
 pub struct SpanFile {
     queue: SyncSender<Item>,
+    dropped: Counter,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl SpanFile {
-    /// Opens the file for appending and starts its writer.
+    /// Opens the file for appending and starts its writer. `dropped` counts spans that did not fit.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn open(path: &Path, service: &'static str, queue: usize) -> std::io::Result<Self> {
+    pub fn open(
+        path: &Path,
+        service: &'static str,
+        queue: usize,
+        dropped: Counter,
+    ) -> std::io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let (sender, receiver) = sync_channel(queue);
         let writer = std::thread::Builder::new()
@@ -48,6 +55,7 @@ impl SpanFile {
             .spawn(move || write_all(file, service, &receiver))?;
         Ok(Self {
             queue: sender,
+            dropped,
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -62,7 +70,10 @@ impl SpanProcessor for SpanFile {
         }
         // A full queue drops the span: telemetry never waits.
         match self.queue.try_send(Item::Span(Box::new(span))) {
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.dropped.inc();
+            }
         }
     }
 

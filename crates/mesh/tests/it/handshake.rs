@@ -422,3 +422,49 @@ async fn connection_ends_with_its_callers_certificate() {
     assert_eq!(again.code(), Code::Unavailable, "{again}");
     running.tasks.drain().stop();
 }
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let site = Site::new();
+    let params = Params {
+        handshakes_max: 1,
+        handshake_ms: 100,
+        ..Params::default()
+    };
+    let running = start(site.material(&gateway()), DOOR, params).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(
+            tokio::net::TcpStream::connect(running.address)
+                .await
+                .unwrap(),
+        );
+    }
+
+    let caller = site.channel(running.address, &node(), IdentityKind::Gateway);
+    call(&caller, "/test.v1.Door/Knock").await.unwrap();
+
+    let counted = "terway_rpc_server_handshake_failures_total{reason=\"Timeout\"} 3";
+    let metrics = running.registry.encode();
+    assert!(metrics.contains(counted), "{metrics}");
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn connection_beyond_the_bound_is_closed() {
+    let site = Site::new();
+    let params = Params {
+        connections_max: 1,
+        ..Params::default()
+    };
+    let running = start(site.material(&gateway()), DOOR, params).await;
+    let first = site.channel(running.address, &node(), IdentityKind::Gateway);
+    call(&first, "/test.v1.Door/Knock").await.unwrap();
+
+    let second = site.channel(running.address, &node(), IdentityKind::Gateway);
+    let refused = call(&second, "/test.v1.Door/Knock").await;
+
+    assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    call(&first, "/test.v1.Door/Knock").await.unwrap();
+    running.tasks.drain().stop();
+}

@@ -4,8 +4,12 @@
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod handshake;
+#[cfg(test)]
+mod ports;
 #[cfg(test)]
 mod site;
