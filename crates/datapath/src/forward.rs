@@ -113,8 +113,16 @@ fn add_nft_rules(
 fn ensure_legacy(host: &HostDesired) -> Result<Vec<String>, DatapathError> {
     let mut added = Vec::new();
     let kinds = [
-        ("/proc/net/ip_tables_names", "iptables-legacy", true),
-        ("/proc/net/ip6_tables_names", "ip6tables-legacy", host.v6),
+        (
+            "/proc/thread-self/net/ip_tables_names",
+            "iptables-legacy",
+            true,
+        ),
+        (
+            "/proc/thread-self/net/ip6_tables_names",
+            "ip6tables-legacy",
+            host.v6,
+        ),
     ];
     for (names, tool, wanted) in kinds {
         let tables = std::fs::read_to_string(names).unwrap_or_default();

@@ -85,3 +85,26 @@ async fn accept_policy_is_left_alone() {
 
     assert_eq!(done, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn drop_policy_of_the_older_iptables_does_not_stop_pods() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    lab.datapath.setup_pod(&pod).await.unwrap();
+    let (inside, vpc) = (Lab::inside(&pod), lab.vpc());
+    for tool in ["iptables-legacy", "ip6tables-legacy"] {
+        inside_node(&lab, &format!("{tool} -P FORWARD DROP"));
+    }
+    assert!(!reaches(&inside, &vpc, IpAddr::V4(OUTSIDE_V4), DOUBT));
+
+    let first = lab.datapath.ensure_host(&Lab::host()).await.unwrap();
+    let second = lab.datapath.ensure_host(&Lab::host()).await.unwrap();
+
+    assert_eq!((first.len(), second.len()), (4, 0), "{first:?} {second:?}");
+    for outside in [IpAddr::V4(OUTSIDE_V4), IpAddr::V6(OUTSIDE_V6)] {
+        assert!(
+            reaches(&inside, &vpc, outside, PATIENCE),
+            "pod to {outside}"
+        );
+    }
+}

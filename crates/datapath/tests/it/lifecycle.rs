@@ -299,3 +299,49 @@ async fn teardown_of_a_half_made_pod_leaves_nothing() {
     assert_eq!(outcome, TornDown::Removed);
     assert_eq!(picture(&lab.node()), before);
 }
+
+// A node that moves over from Terway: its pods keep their links, with what little we add.
+#[tokio::test]
+async fn pod_that_terway_set_up_is_adopted_without_a_new_link() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    let (node, inside, host) = (lab.node(), Lab::inside(&pod), &pod.host_link);
+    let link = format!("link add {host} type veth peer name eth0 netns {inside}");
+    lab::ip(&format!("-n {node} {link}"));
+    lab::ip(&format!("-n {node} link set {host} up"));
+    lab::ip(&format!("-n {inside} link set eth0 up"));
+    let mac = json(&node, &format!("link show dev {host}"))[0]["address"].clone();
+    for command in [
+        "addr add 10.9.0.5/32 dev eth0",
+        "addr add fd09::5/128 dev eth0 nodad",
+        "route add 169.254.1.1 dev eth0 scope link",
+        "route add default via 169.254.1.1 dev eth0 onlink",
+    ] {
+        lab::ip(&format!("-n {inside} {command}"));
+    }
+    let mac = mac.as_str().unwrap();
+    lab::ip(&format!(
+        "-n {inside} neigh add 169.254.1.1 lladdr {mac} dev eth0 nud permanent"
+    ));
+    lab::ip(&format!(
+        "-n {node} rule add to 10.9.0.5 lookup main prio 512"
+    ));
+    let before = json(&inside, "link show dev eth0");
+
+    let report = lab
+        .datapath
+        .repair(std::slice::from_ref(&pod), &[Lab::eni(1)])
+        .await
+        .unwrap();
+
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), []);
+    assert_eq!(rules(&node), expected_rules(&pod));
+    let after = json(&inside, "link show dev eth0");
+    assert_eq!(after[0]["address"], before[0]["address"]);
+    assert_eq!(after[0]["ifindex"], before[0]["ifindex"]);
+    assert!(
+        !report.done.iter().any(|d| d.contains("169.254.1.1")),
+        "{report:?}"
+    );
+}
