@@ -25,6 +25,13 @@ const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
 /// The group for links.
 const LINK_GROUP: u32 = 1;
 
+/// Types of the messages that can be a [`Change`]. Each ADD makes routes and rules, of which nobody
+/// needs to be told: they are not even decoded.
+///
+/// Source: `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_NEWADDR`, `RTM_DELADDR`, `RTM_DELROUTE`, `RTM_DELRULE` in
+/// linux/rtnetlink.h.
+const WANTED: [u16; 6] = [16, 17, 20, 21, 25, 33];
+
 /// Bytes read at once: more than any notification has.
 const READ_SIZE: usize = 32 * 1024;
 
@@ -146,7 +153,7 @@ impl Watch {
     }
 
     fn take(&mut self) {
-        let Ok(messages) = netlink::parse(&self.read) else {
+        let Ok(messages) = netlink::parse_some(&self.read, |kind| WANTED.contains(&kind)) else {
             // What can not be read may have been important.
             self.queued.push_back(Change::Resync);
             return;
