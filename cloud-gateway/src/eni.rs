@@ -507,6 +507,10 @@ fn or_named(found: Vec<IpAddr>, wanted: &Addresses, message: &str) -> Vec<IpAddr
     if !found.is_empty() {
         return found;
     }
+    let mut all = wanted.all();
+    if let (Some(only), None) = (all.next(), all.next()) {
+        return vec![only];
+    }
     let is_address = |c: char| c.is_ascii_hexdigit() || c == '.' || c == ':';
     message
         .split(|c| !is_address(c))
@@ -566,6 +570,18 @@ mod tests {
         let named = or_named(Vec::new(), &wanted(), "already assigned: 2001:db8::7");
 
         assert_eq!(named, ["2001:db8::7".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn only_wanted_address_is_the_one_in_use() {
+        let only = Addresses {
+            ipv4: vec!["10.0.0.7".parse().unwrap()],
+            ipv6: Vec::new(),
+        };
+
+        let named = or_named(Vec::new(), &only, "The IP is assigned.");
+
+        assert_eq!(named, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -101,7 +101,12 @@ async fn reads_of_the_same_moment_are_one_call() {
 
 #[tokio::test]
 async fn operations_that_wait_for_their_states_share_their_looks() {
-    let world = World::with(&["readback.tick_ms=50", "readback.first_ms=50"]).await;
+    let world = World::with(&[
+        "readback.tick_ms=50",
+        "readback.first_ms=50",
+        "readback.window_ms=20",
+    ])
+    .await;
     world.sim.set_latency(Latency {
         attach: Span::new(300, 300),
         ..Latency::fast()

@@ -190,7 +190,7 @@ async fn cloud_that_forgot_the_token_still_has_one_eni_per_operation() {
 
 #[tokio::test]
 async fn cloud_that_never_answers_leaves_the_outcome_unknown() {
-    let world = World::with(&["ops.timeout_ms=300"]).await;
+    let world = World::with(&["ops.timeout_ms=1500"]).await;
     let id = world.made(1, "10.0.0.10").await;
     world
         .sim

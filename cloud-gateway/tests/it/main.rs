@@ -6,6 +6,7 @@ mod account;
 mod life;
 mod load;
 mod lost;
+mod process;
 mod refusals;
 mod wire;
 mod world;

@@ -23,14 +23,15 @@ async fn address_of_another_user_is_named() {
         .unwrap();
     let id = world.made(1, "10.0.0.10").await;
 
-    let assign = world
-        .assign(2, &id, &["10.0.0.49", "10.0.0.50"], &[])
-        .await
-        .unwrap_err();
+    let assign = world.assign(2, &id, &["10.0.0.50"], &[]).await.unwrap_err();
     let create = world.create(new_eni(3, "10.0.0.50")).await.unwrap_err();
 
     for status in [&assign, &create] {
         assert_eq!(reason(status), "REASON_ADDRESS_IN_USE", "{status:?}");
+        assert_eq!(
+            mesh::status::metadata(status, "address").as_deref(),
+            Some("10.0.0.50")
+        );
     }
     assert_eq!(world.eni(&id).unwrap().ipv4.len(), 1);
 }

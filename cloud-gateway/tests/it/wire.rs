@@ -124,12 +124,17 @@ async fn deadline_of_the_caller_ends_in_a_reason() {
     let world = World::new().await;
     let target = open(&world).await;
     let mut client = client(&world, &target, &world.ca, &Identity::ipam("r-1"));
-    let slow = Effect::Delay { ms: 3_000 };
+    // The handshake must not count.
+    let look = DescribeVSwitchesRequest {
+        vswitch_ids: texts(&[VSWITCH]),
+    };
+    client.describe_v_switches(look).await.unwrap();
+    let slow = Effect::Delay { ms: 8_000 };
     world
         .sim
         .inject_fault(Fault::on(Action::CreateNetworkInterface, slow));
     let mut request = Request::new(new_eni(1, "10.0.0.10"));
-    request.set_timeout(Duration::from_millis(600));
+    request.set_timeout(Duration::from_millis(1_500));
 
     let status = client.create_eni(request).await.unwrap_err();
 
