@@ -245,6 +245,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Address of the instance on which gateway and ipam run.
+    ///
+    /// # Errors
+    /// When the plan has no such instance.
+    pub fn services_ip(&self) -> anyhow::Result<std::net::Ipv4Addr> {
+        Ok(self.inputs()?.services_ip)
+    }
+
+    /// How many replicas of ipam there are.
+    pub const fn ipam_replicas(&self) -> usize {
+        self.options.ipam_replicas
+    }
+
     fn inputs(&self) -> anyhow::Result<Inputs<'_>> {
         let services = self.layout.of_role(Role::Services).next();
         Ok(Inputs {
@@ -274,7 +287,7 @@ impl Cluster {
         } else {
             let config = folder.join("config.toml").display().to_string();
             let mut args = vec!["--config".to_owned(), config];
-            let fixed = self.options.set.get(service.binary()).into_iter().flatten();
+            let fixed = self.options.set.get(&service).into_iter().flatten();
             let all = fixed
                 .map(|(k, v)| (k.as_str(), v.as_str()))
                 .chain(set.iter().copied());

@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod args;
+pub mod audit;
 pub mod certificates;
 pub mod churn;
 pub mod cloud;

@@ -117,8 +117,9 @@ pub struct ClusterOptions {
     pub cooldown: Duration,
     /// Environment of single processes, such as armed crash points. They do not survive a restart.
     pub env: BTreeMap<Service, Vec<(String, String)>>,
-    /// Overrides of configuration keys, `("timing.reconcile_every", "1000")`, per binary.
-    pub set: BTreeMap<&'static str, Vec<(String, String)>>,
+    /// Overrides of configuration keys of single processes, such as `("timing.reconcile_every", "1000")`. They
+    /// survive restarts, and lose against what a restart sets.
+    pub set: BTreeMap<Service, Vec<(String, String)>>,
     /// Where our binaries are; beside the running program when absent.
     pub bin_dir: Option<PathBuf>,
     /// Where the run's folder is made; the system's place for temporary files when absent.

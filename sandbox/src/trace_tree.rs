@@ -69,61 +69,69 @@ impl Trace {
         None
     }
 
-    /// The tree as text, one line per span.
+    /// The tree as text, one line per span. Equal spans in a row, such as tries, share a line.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        let start = self
-            .spans
-            .iter()
-            .map(|s| s.start_unix_nano)
-            .min()
-            .unwrap_or(0);
+        let start = self.spans.iter().map(|s| s.start_unix_nano).min();
         let known = |id: &str| self.spans.iter().any(|s| s.span_id == id);
-        let mut roots: Vec<_> = self
-            .spans
-            .iter()
-            .filter(|span| !known(&span.parent_span_id))
-            .collect();
-        roots.sort_by_key(|span| span.start_unix_nano);
-        for root in roots {
-            self.render_below(root, 0, start, &mut text);
-        }
+        let roots = self.spans.iter().filter(|s| !known(&s.parent_span_id));
+        self.render_row(roots.collect(), 0, start.unwrap_or(0), &mut text);
         text
     }
 
-    fn render_below(&self, span: &Span, depth: usize, start: u64, text: &mut String) {
+    fn render_row(&self, mut row: Vec<&Span>, depth: usize, start: u64, text: &mut String) {
         // A chain can not be longer than the trace; anything else is a circle.
         if depth > self.spans.len() {
             return;
         }
-        let at = span.start_unix_nano.saturating_sub(start) / 1_000_000;
-        let name = format!("{:indent$}{}", "", span.name, indent = depth * 2);
-        let request = span.attribute(REQUEST_ID);
-        let request = request
-            .map(|id| format!("  request id {id}"))
-            .unwrap_or_default();
-        let failed = if span.status == "error" {
-            "  failed"
-        } else {
-            ""
-        };
-        // Writing to a string can not fail.
-        let _infallible = writeln!(
-            text,
-            "  {name:<44} {service:<14} +{at:>5} ms {took:>6} ms{request}{failed}",
-            service = span.service,
-            took = span.millis(),
-        );
-        let mut children: Vec<_> = self
-            .spans
-            .iter()
-            .filter(|child| child.parent_span_id == span.span_id)
-            .collect();
-        children.sort_by_key(|child| child.start_unix_nano);
-        for child in children {
-            self.render_below(child, depth + 1, start, text);
+        row.sort_by_key(|span| span.start_unix_nano);
+        let mut rest = row.as_slice();
+        while let Some((first, _)) = rest.split_first() {
+            let children = self.children(first);
+            let equal = rest
+                .iter()
+                .take_while(|s| children.is_empty() && s.name == first.name && self.is_leaf(s))
+                .count()
+                .max(1);
+            line(first, equal, depth, start, text);
+            self.render_row(children, depth + 1, start, text);
+            rest = rest.get(equal..).unwrap_or_default();
         }
     }
+
+    fn children(&self, span: &Span) -> Vec<&Span> {
+        let of_span = |s: &&Span| s.parent_span_id == span.span_id;
+        self.spans.iter().filter(of_span).collect()
+    }
+
+    fn is_leaf(&self, span: &Span) -> bool {
+        !self.spans.iter().any(|s| s.parent_span_id == span.span_id)
+    }
+}
+
+fn line(span: &Span, equal: usize, depth: usize, start: u64, text: &mut String) {
+    let at = span.start_unix_nano.saturating_sub(start) / 1_000_000;
+    let times = if equal > 1 {
+        format!(" ×{equal}")
+    } else {
+        String::new()
+    };
+    let name = format!("{:indent$}{}{times}", "", span.name, indent = depth * 2);
+    let request = span.attribute(REQUEST_ID);
+    let request = request.map(|id| format!("  request id {id}"));
+    let failed = if span.status == "error" {
+        "  failed"
+    } else {
+        ""
+    };
+    // Writing to a string can not fail.
+    let _infallible = writeln!(
+        text,
+        "    {name:<52} {service:<14} +{at:>5} ms {took:>6} ms{request}{failed}",
+        service = span.service,
+        took = span.millis(),
+        request = request.unwrap_or_default(),
+    );
 }
 
 #[cfg(test)]
@@ -160,8 +168,27 @@ mod tests {
         assert_eq!(traces.len(), 1);
         assert_eq!(traces[0].longest_chain(), 3);
         let text = traces[0].render();
-        assert!(text.contains("      cloud.CreateNetworkInterface") || text.contains("R-1"));
+        assert!(
+            text.contains("        cloud.CreateNetworkInterface"),
+            "{text}"
+        );
+        assert!(text.contains("request id R-1"), "{text}");
         assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn equal_leaves_in_a_row_share_a_line() {
+        let spans = [
+            span("cni.ADD", "1", "", None),
+            span("agent.persist", "2", "1", None),
+            span("agent.persist", "3", "1", None),
+            span("cloud.X", "4", "1", Some("R-1")),
+        ];
+
+        let text = Trace::cold_adds(&spans)[0].render();
+
+        assert!(text.contains("agent.persist ×2"), "{text}");
+        assert_eq!(text.lines().count(), 3);
     }
 
     #[test]

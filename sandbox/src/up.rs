@@ -10,9 +10,9 @@ use anyhow::Context;
 use crate::agreement::{self, AuditInputs};
 use crate::args::UpArgs;
 use crate::churn::churn;
-use crate::cluster::{Cluster, Host};
+use crate::cluster::{Cluster, Host, READY_LIMIT};
 use crate::controls;
-use crate::options::{ClusterOptions, Latency, Store};
+use crate::options::{ClusterOptions, Latency, Service, Store};
 use crate::pods::Pod;
 use crate::reachability::{Place, all_pairs};
 use crate::report::Report;
@@ -20,6 +20,10 @@ use crate::trace_tree::Trace;
 
 /// How long a connection between any two places may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
+/// Addresses that a node keeps ready at least.
+const POOL_MIN: u32 = 5;
+/// Addresses that a node keeps ready at most.
+const POOL_MAX: u32 = 15;
 /// Lines of details under a failed check.
 const DETAILS: usize = 12;
 /// Fewest spans from `cni.ADD` to the cloud's request id.
@@ -77,9 +81,9 @@ fn options(args: &UpArgs) -> ClusterOptions {
         store,
         ipam_replicas: if store == Store::Etcd { 2 } else { 1 },
         latency: args.latency.into(),
-        // The first ADD of each node is a cold one: it has a trace down to the cloud.
-        pool_min: 0,
-        pool_max: 30,
+        pool_min: POOL_MIN,
+        pool_max: POOL_MAX,
+        set: BTreeMap::from([(cold_agent(args), cold_pool())]),
         run_root: args.run_root.clone(),
         keep_files: args.keep,
         bin_dir: args.bin_dir.clone(),
@@ -87,17 +91,78 @@ fn options(args: &UpArgs) -> ClusterOptions {
     }
 }
 
+/// The agent that starts without a single address, so that its first ADD is a cold one.
+fn cold_agent(args: &UpArgs) -> Service {
+    Service::Agent(args.nodes)
+}
+
+fn cold_pool() -> Vec<(String, String)> {
+    ["pool.min_idle", "pool.max_idle"]
+        .map(|key| (key.to_owned(), "0".to_owned()))
+        .to_vec()
+}
+
+/// A pod whose ADD causes the cloud calls that serve it.
+///
+/// Agents ask for an address as soon as they see a pod's manifest, so that kubelet's call mostly finds one: those
+/// cloud calls belong to nobody's ADD. While ipam is away nothing can be asked ahead; the ADD itself asks.
+async fn cold_pod(cluster: &Cluster, args: &UpArgs) -> anyhow::Result<Pod> {
+    let replicas: Vec<_> = cluster
+        .all_services()
+        .into_iter()
+        .filter(|service| matches!(service, Service::Ipam(_)))
+        .collect();
+    for replica in &replicas {
+        cluster.terminate(*replica).await?;
+    }
+    let mut pod = cluster.prepare_pod(args.nodes, "default", "cold").await?;
+    let back = async {
+        for replica in &replicas {
+            cluster.restart(*replica).await?;
+        }
+        for replica in &replicas {
+            cluster.wait_ready(*replica, READY_LIMIT).await?;
+        }
+        anyhow::Ok(())
+    };
+    let (add, back) = tokio::join!(cluster.add_pod(&mut pod), back);
+    back?;
+    let add = add?;
+    if !add.is_ok() {
+        anyhow::bail!("ADD of {}: {}", pod.key, add.text());
+    }
+    Ok(pod)
+}
+
+/// From then on the node keeps addresses ready like the others; its agent finds its pods again.
+async fn warm_up(cluster: &Cluster, args: &UpArgs) -> anyhow::Result<()> {
+    let (min, max) = (POOL_MIN.to_string(), POOL_MAX.to_string());
+    let set = [
+        ("pool.min_idle", min.as_str()),
+        ("pool.max_idle", max.as_str()),
+    ];
+    cluster.terminate(cold_agent(args)).await?;
+    cluster
+        .restart_with(cold_agent(args), Vec::new(), &set)
+        .await?;
+    cluster.wait_ready(cold_agent(args), READY_LIMIT).await
+}
+
 async fn prove<W: Write>(
     cluster: &Cluster,
     args: &UpArgs,
     report: &mut Report<W>,
 ) -> anyhow::Result<()> {
-    report.step("services are ready; making pods by the CNI plug-in");
-    let pods = make_pods(cluster, args.pods).await?;
+    report.step("services are ready; one pod on a node without addresses, while ipam restarts");
+    let cold = cold_pod(cluster, args).await?;
+    show_trace(cluster, report).await?;
+    report.step("the other pods, on all nodes at once");
+    warm_up(cluster, args).await?;
+    let mut pods = vec![cold];
+    pods.extend(make_pods(cluster, args.pods.saturating_sub(1)).await?);
     let inputs = agree(cluster, &pods, report).await?;
     show_pods(cluster, &pods, &inputs, report);
     check_reachability(cluster, &pods, report).await?;
-    show_trace(cluster, report).await?;
     if args.churn > 0 {
         check_churn(cluster, args.churn, report).await?;
         agree(cluster, &pods, report).await?;
@@ -321,6 +386,7 @@ async fn slow_pass<W: Write>(args: &UpArgs, report: &mut Report<W>) -> anyhow::R
     let options = ClusterOptions {
         nodes: 2,
         latency: Latency::Real,
+        set: (1..=2).map(|n| (Service::Agent(n), cold_pool())).collect(),
         ..options(args)
     };
     let cluster = Cluster::start(options).await?;
