@@ -24,8 +24,6 @@ pub enum Fault {
     Twice,
     /// It is not done, and the caller is told so.
     Refuse,
-    /// It is done after others had a turn.
-    Yield,
 }
 
 /// Passes transactions on to another store, with faults.
@@ -110,10 +108,6 @@ impl Kv for Chaos {
                 Err(err) => Err(err),
             },
             Some(Fault::Refuse) => Err(KvError::Unavailable("refused on request".to_owned())),
-            Some(Fault::Yield) => {
-                tokio::task::yield_now().await;
-                self.kv.txn(txn).await
-            }
         }
     }
 
@@ -131,5 +125,72 @@ impl Kv for Chaos {
 
     fn kind(&self) -> &'static str {
         self.kv.kind()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::log::keys::Keys;
+    use crate::log::memory::MemoryKv;
+    use crate::log::shards::KvLog;
+    use crate::log::{AppendError, Batch, Fence, Replica, ShardLog};
+
+    async fn claimed() -> (Arc<Chaos>, KvLog, Fence) {
+        let chaos = Arc::new(Chaos::new(Arc::new(MemoryKv::new())));
+        let log = KvLog::new(Arc::<Chaos>::clone(&chaos), Keys::new("/test/").unwrap());
+        let me = Replica {
+            id: "ipam-0".parse().unwrap(),
+            address: "ipam-0:7301".to_owned(),
+            session: chaos.open_session(Duration::from_secs(8)).await.unwrap(),
+        };
+        let claim = log.claim(&"vsw-a.0".parse().unwrap(), &me).await.unwrap();
+        (chaos, log, claim.fence)
+    }
+
+    fn batch() -> Batch {
+        Batch::new(vec![Bytes::from_static(b"a")])
+    }
+
+    // I4: a request that the network delivers twice.
+    #[tokio::test]
+    async fn append_that_is_delivered_twice_is_one() {
+        let (chaos, log, fence) = claimed().await;
+        chaos.next_write(Fault::Twice);
+
+        let head = log.append(&fence, &batch()).await.unwrap();
+
+        assert_eq!(head.seq.0, 1);
+        assert_eq!(log.read(&fence.shard).await.unwrap().tail.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn refused_write_may_be_tried_again_with_the_same_fence() {
+        let (chaos, log, fence) = claimed().await;
+        chaos.next_write(Fault::Refuse);
+        let batch = batch();
+
+        let refused = log.append(&fence, &batch).await;
+        let again = log.append(&fence, &batch).await;
+
+        assert!(
+            matches!(refused, Err(AppendError::Unavailable(_))),
+            "{refused:?}"
+        );
+        assert_eq!(again.unwrap().seq.0, 1);
+    }
+
+    #[tokio::test]
+    async fn fault_waits_for_the_write_it_is_meant_for() {
+        let (chaos, log, mut fence) = claimed().await;
+        chaos.pass_write();
+        chaos.next_write(Fault::LoseAnswer);
+
+        fence.head = log.append(&fence, &batch()).await.unwrap();
+        let lost = log.append(&fence, &batch()).await;
+
+        assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
     }
 }

@@ -53,12 +53,42 @@ impl Server {
 
     /// Starts one with further options, its client port speaking `scheme`.
     pub(crate) fn start_with(options: &[&str], scheme: &str) -> Self {
+        let ports = free_ports(2);
+        let peer = format!("http://127.0.0.1:{}", ports[1]);
+        Self::spawn(
+            "test",
+            scheme,
+            ports[0],
+            &peer,
+            &format!("test={peer}"),
+            options,
+        )
+    }
+
+    /// Starts three that are one cluster.
+    pub(crate) fn start_three() -> Vec<Self> {
+        let ports = free_ports(6);
+        let (clients, peers) = ports.split_at(3);
+        let peers: Vec<_> = peers
+            .iter()
+            .map(|port| format!("http://127.0.0.1:{port}"))
+            .collect();
+        let names = ["m0", "m1", "m2"];
+        let all: Vec<_> = names
+            .iter()
+            .zip(&peers)
+            .map(|(name, peer)| format!("{name}={peer}"))
+            .collect();
+        let all = all.join(",");
+        let member = |at: usize| Self::spawn(names[at], "http", clients[at], &peers[at], &all, &[]);
+        (0..3).map(member).collect()
+    }
+
+    fn spawn(name: &str, scheme: &str, port: u16, peer: &str, all: &str, options: &[&str]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (port, peer) = free_ports();
         let client = format!("{scheme}://127.0.0.1:{port}");
-        let peer = format!("http://127.0.0.1:{peer}");
         let child = Command::new("etcd")
-            .args(["--name", "test"])
+            .args(["--name", name])
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .args([
@@ -69,11 +99,11 @@ impl Server {
             ])
             .args([
                 "--listen-peer-urls",
-                &peer,
+                peer,
                 "--initial-advertise-peer-urls",
-                &peer,
+                peer,
             ])
-            .args(["--initial-cluster", &format!("test={peer}")])
+            .args(["--initial-cluster", all])
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -92,14 +122,14 @@ impl Server {
     }
 }
 
-fn free_ports() -> (u16, u16) {
-    // Both are held until both are known, so that they differ.
-    let first = TcpListener::bind("127.0.0.1:0").unwrap();
-    let second = TcpListener::bind("127.0.0.1:0").unwrap();
-    (
-        first.local_addr().unwrap().port(),
-        second.local_addr().unwrap().port(),
-    )
+fn free_ports(count: usize) -> Vec<u16> {
+    // All are held until all are known, so that they differ.
+    let held: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
 }
 
 /// A plain client of these endpoints.
