@@ -41,22 +41,22 @@ struct Inner {
     region: RegionId,
     plane: Arc<dyn DataPlane>,
     state: Mutex<State>,
-    /// Changes that run: attaches, detaches, deletes.
-    changes: TaskTracker,
+    /// What runs: calls, and the changes they start.
+    running: TaskTracker,
 }
 
 impl Sim {
-    /// An empty cloud over a data plane. Changes run as tasks, so its methods need a tokio runtime.
+    /// An empty cloud over a data plane. Calls and changes run as tasks, so its methods need a tokio runtime.
     pub fn new(config: SimConfig, plane: Arc<dyn DataPlane>) -> Self {
-        let changes = TaskTracker::new();
-        changes.close();
+        let running = TaskTracker::new();
+        running.close();
         Self {
             inner: Arc::new(Inner {
                 clock: config.clock.clone(),
                 region: config.region.clone(),
                 plane,
                 state: Mutex::new(State::new(config)),
-                changes,
+                running,
             }),
         }
     }
@@ -164,7 +164,10 @@ impl Sim {
             })?;
         }
         let now = self.now();
-        self.state().account.remove_instance(id, now)
+        let mut state = self.state();
+        state.account.remove_instance(id, now)?;
+        state.prune_locks();
+        Ok(())
     }
 
     /// Sets whether an instance runs.
@@ -252,12 +255,12 @@ impl Sim {
         }
     }
 
-    /// Waits until no attach, detach or delete runs.
+    /// Waits until no call, attach, detach or delete runs.
     ///
     /// # Cancel safety
     /// Safe: it only waits.
     pub async fn settled(&self) {
-        self.inner.changes.wait().await;
+        self.inner.running.wait().await;
     }
 
     /// The whole state, without secrets.

@@ -1,4 +1,7 @@
-//! Parameters that each action documents. Any other name is refused, so that a misspelt one is found at once.
+//! Parameters that the simulator understands, of those that each action documents.
+//!
+//! Any other name is refused, so that a misspelt one is found at once, and so that nobody believes in a filter or a
+//! setting that does nothing here.
 //!
 //! Source: the published API metadata of ECS and VPC.
 
@@ -79,7 +82,7 @@ fn names(action: Action) -> &'static [&'static str] {
     }
 }
 
-const DESCRIBE_INSTANCES: [&str; 13] = [
+const DESCRIBE_INSTANCES: [&str; 12] = [
     "InstanceIds",
     "InstanceName",
     "InstanceType",
@@ -91,8 +94,8 @@ const DESCRIBE_INSTANCES: [&str; 13] = [
     "NextToken",
     "PageNumber",
     "PageSize",
+    // Asks for the secondary addresses of the primary ENI, which are always in the reply here.
     "AdditionalAttributes",
-    "SecurityGroupId",
 ];
 
 const DESCRIBE_SECURITY_GROUPS: [&str; 7] = [
@@ -105,7 +108,7 @@ const DESCRIBE_SECURITY_GROUPS: [&str; 7] = [
     "PageSize",
 ];
 
-const CREATE_ENI: [&str; 22] = [
+const CREATE_ENI: [&str; 19] = [
     "VSwitchId",
     "SecurityGroupId",
     "SecurityGroupIds",
@@ -124,21 +127,19 @@ const CREATE_ENI: [&str; 22] = [
     "Tag.N.Key",
     "Tag.N.Value",
     "DeleteOnRelease",
+    // The data plane always checks sources, as the default of the real service does.
     "SourceDestCheck",
-    "ResourceGroupId",
-    "QueueNumber",
-    "NetworkInterfaceTrafficMode",
 ];
 
-const ATTACH_ENI: [&str; 5] = [
+const ATTACH_ENI: [&str; 4] = [
     "InstanceId",
     "NetworkInterfaceId",
     "TrunkNetworkInstanceId",
+    // The types of the table have one card.
     "NetworkCardIndex",
-    "WaitForNetworkConfigurationReady",
 ];
 
-const DESCRIBE_ENIS: [&str; 19] = [
+const DESCRIBE_ENIS: [&str; 17] = [
     "NetworkInterfaceId",
     "InstanceId",
     "VSwitchId",
@@ -156,8 +157,6 @@ const DESCRIBE_ENIS: [&str; 19] = [
     "NextToken",
     "PageNumber",
     "PageSize",
-    "ServiceManaged",
-    "ResourceGroupId",
 ];
 
 const ASSIGN_V4: [&str; 5] = [

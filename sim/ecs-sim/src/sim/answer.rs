@@ -56,12 +56,24 @@ struct Outcome {
 
 impl Sim {
     /// Answers one request. `None`: the connection closes without an answer.
+    ///
+    /// # Cancel safety
+    /// The call goes on when nobody waits for its answer any more, as in the real cloud.
     pub async fn answer(&self, request: http::Request<Bytes>) -> Option<Response<Bytes>> {
         let inbound = Inbound::read(&request);
+        let sim = self.clone();
+        let call = self
+            .inner
+            .running
+            .spawn(async move { sim.call(&inbound).await });
+        call.await.ok().flatten()
+    }
+
+    async fn call(&self, inbound: &Inbound) -> Option<Response<Bytes>> {
         let request_id = Uuid::new_v4().to_string().to_uppercase();
         let at = self.now();
-        let outcome = self.carry_out(&inbound, at).await;
-        self.write_down(&inbound, &request_id, at, &outcome);
+        let outcome = self.carry_out(inbound, at).await;
+        self.write_down(inbound, &request_id, at, &outcome);
         if outcome.lost {
             return None;
         }

@@ -81,7 +81,7 @@ impl Sim {
         drop(state);
         let sim = self.clone();
         self.inner
-            .changes
+            .running
             .spawn(async move { sim.finish_attach(started, wait).await });
         Ok(json!({}))
     }
@@ -124,7 +124,7 @@ impl Sim {
         drop(state);
         if let Some(started) = started {
             let sim = self.clone();
-            self.inner.changes.spawn(async move {
+            self.inner.running.spawn(async move {
                 // A failure leaves the ENI in Detaching, as a stuck one is in the real cloud.
                 if let Err(err) = sim.finish_detach(started, wait).await {
                     tracing::error!(%err, "detach failed");
@@ -164,7 +164,7 @@ impl Sim {
         drop(state);
         if let Some(started) = started {
             let sim = self.clone();
-            self.inner.changes.spawn(async move {
+            self.inner.running.spawn(async move {
                 tokio::time::sleep(wait).await;
                 let now = sim.now();
                 let mut state = sim.state();

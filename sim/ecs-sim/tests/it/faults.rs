@@ -167,6 +167,23 @@ async fn delay_makes_one_call_slower() {
     assert!(before.elapsed() < slow + Duration::from_secs(1));
 }
 
+// A caller that is killed while it waits: the cloud does not notice.
+#[tokio::test(start_paused = true)]
+async fn call_whose_caller_is_gone_still_has_its_effect() {
+    let world = World::new().await;
+    world
+        .sim
+        .inject_fault(Fault::on(CREATE, Effect::Delay { ms: 1_000 }));
+    let request = create_in("vsw-h");
+    let call = world.ask(&request);
+
+    let gone = tokio::time::timeout(Duration::from_millis(100), call).await;
+    world.sim.settled().await;
+
+    assert!(gone.is_err());
+    assert_eq!(world.sim.dump().enis.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn real_latencies_take_seconds() {
     let world = World::new().await;

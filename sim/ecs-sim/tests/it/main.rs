@@ -8,6 +8,7 @@
 mod addresses;
 mod admission;
 mod attach;
+mod binary;
 mod create;
 mod describe;
 mod faults;

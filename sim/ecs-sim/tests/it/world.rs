@@ -380,3 +380,12 @@ async fn released_instance_takes_its_enis_with_it() {
     assert_eq!(world.available("vsw-h"), before + 1);
     assert!(world.plane.ports.lock().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn example_world_can_be_built() {
+    let text = include_str!("../../example.toml");
+
+    let world = World::with(text, |_| {}).await;
+
+    assert_eq!(world.sim.dump().instances.len(), 2);
+}
