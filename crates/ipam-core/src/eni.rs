@@ -64,6 +64,9 @@ pub struct Eni {
     pub stage: Seq,
     /// When it last got addresses; the planner leaves a fresh ENI alone.
     pub grown_at: Tick,
+    /// When its node was last asked for addresses; 0 once it gave all that it was asked for. A node that
+    /// kept some is not asked again for a while.
+    pub revoked_at: Tick,
     /// The cloud does not know it though we have not deleted it: give it up as soon as its node allows.
     pub lost: bool,
 }

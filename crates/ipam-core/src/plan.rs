@@ -44,7 +44,7 @@ pub struct NodeView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanPolicy {
     /// An ENI that got addresses more lately than this is not shrunk: the pool's maximum must not trim
-    /// what a fresh ENI brought.
+    /// what a fresh ENI brought. Also the pause after a node kept what it was asked to give back.
     pub settle: Duration,
     /// ENIs of one instance that may be on their way at once.
     ///
@@ -93,6 +93,11 @@ pub fn plan_node(shard: &Shard, node: &NodeView, policy: &PlanPolicy, now: Tick)
         planner.grow(node.want.saturating_sub(capacity));
     } else {
         planner.shrink(capacity.saturating_sub(node.want));
+    }
+    let asks = |record: &Record| matches!(record, Record::Revoke { .. });
+    if planner.plan.records.iter().any(asks) {
+        // A revoke is dated by the committed time.
+        planner.plan.records.insert(0, Record::Tick { at: now });
     }
     planner.plan
 }
@@ -200,7 +205,7 @@ impl<'a> Planner<'a> {
                 continue;
             };
             let unused = load.held.without(&self.bound(eni));
-            if !unused.is_empty() && load.revoking.is_empty() {
+            if !unused.is_empty() && load.revoking.is_empty() && self.may_ask(eni) {
                 self.push(Record::Revoke {
                     eni: key,
                     slots: unused,
@@ -473,6 +478,13 @@ impl<'a> Planner<'a> {
             && load.revoking.is_empty()
             && !load.held.is_empty()
             && self.now.since(eni.grown_at) >= self.policy.settle
+            && self.may_ask(eni)
+    }
+
+    /// Whether the ENI's node may be asked: it did not just keep what it was asked for. Its list of bound
+    /// addresses is always a little old, and asking at once again would get the same answer.
+    fn may_ask(&self, eni: &Eni) -> bool {
+        self.now.since(eni.revoked_at) >= self.policy.settle
     }
 
     /// Asks back unused addresses for up to `excess` pods; says for how many.

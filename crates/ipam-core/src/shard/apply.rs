@@ -1,5 +1,7 @@
 //! The arrows of the state machine. Each record is checked whole before anything is changed.
 
+use std::collections::BTreeSet;
+
 use types::address::Family;
 use types::cloud::InstanceId;
 use types::op::Seq;
@@ -156,6 +158,7 @@ impl Shard {
                 security_groups: security_groups.clone(),
                 stage: seq,
                 grown_at: self.state.tick,
+                revoked_at: Tick(0),
                 lost: false,
             },
         );
@@ -303,6 +306,8 @@ impl Shard {
             },
             None => state,
         });
+        let tick = self.state.tick;
+        self.eni_mut(key)?.revoked_at = tick;
         Ok(())
     }
 
@@ -318,6 +323,10 @@ impl Shard {
             refused,
             |state| matches!(state, SlotState::Revoking { revoke: of, .. } if *of == revoke),
         )?;
+        let asked: BTreeSet<EniKey> = accepted
+            .iter()
+            .filter_map(|slot| self.slot(slot)?.eni())
+            .collect();
         self.update(accepted, |state| match state.eni() {
             Some(eni) => SlotState::Assigned { eni },
             None => state,
@@ -326,6 +335,11 @@ impl Shard {
             (Some(eni), Some(generation)) => SlotState::Held { eni, generation },
             (None, _) | (_, None) => state,
         });
+        if refused.is_empty() {
+            for key in asked {
+                self.eni_mut(key)?.revoked_at = Tick(0);
+            }
+        }
         Ok(())
     }
 
