@@ -11,11 +11,12 @@ use ecs_api::model::address::{
 };
 use ecs_api::model::eni::{Eni, EniStatus};
 use mesh::crash_point;
+use tokio::time::Instant;
 use tracing::Instrument;
 use types::cloud::EniId;
 
 use super::{
-    Addresses, Blind, LOOKS_BEFORE_CONFLICT, Looks, Outcome, Verbs, of_blind, or_named,
+    Addresses, Blind, LOOKS_BEFORE_CONFLICT, Looks, Outcome, Verbs, has, of_blind, or_named,
     readback_span,
 };
 use crate::call::{CallError, Terms};
@@ -30,6 +31,52 @@ const MAX_IPV4: usize = 32;
 enum Load {
     V4(Vec<std::net::Ipv4Addr>),
     V6(Vec<std::net::Ipv6Addr>),
+}
+
+/// What a token of an assign is drawn for.
+#[derive(Debug, Clone, Copy)]
+struct Step<'a> {
+    op: &'a OpKey,
+    /// How often the addresses had to be put there again, after they were seen to be missing.
+    round: u32,
+}
+
+impl Step<'_> {
+    /// The token names the addresses: when a part of them turns out to be there already, the rest is another call
+    /// and needs another token.
+    fn token(self, load: &Load) -> String {
+        self.op
+            .client_token(&format!("assign {} {}", self.round, load.text()))
+    }
+}
+
+/// Which state of addresses is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    There,
+    Gone,
+}
+
+impl Presence {
+    /// The addresses of which it is not so. An ENI that is not shown has none.
+    fn rest(self, seen: Option<&Eni>, addresses: &Addresses) -> Addresses {
+        let is_so = |ip: IpAddr| {
+            let there = seen.is_some_and(|eni| has(eni, ip));
+            there == (self == Self::There)
+        };
+        let (v4, v6) = (addresses.ipv4.iter(), addresses.ipv6.iter());
+        Addresses {
+            ipv4: v4.copied().filter(|ip| !is_so((*ip).into())).collect(),
+            ipv6: v6.copied().filter(|ip| !is_so((*ip).into())).collect(),
+        }
+    }
+}
+
+/// How looking for a state of addresses ended.
+enum Looked {
+    Reached(Option<Box<Eni>>),
+    /// These have to be sent again.
+    Again(Addresses),
 }
 
 /// How one family ended.
@@ -90,13 +137,12 @@ impl Load {
         }
     }
 
-    /// The step that its token is drawn for. It names the addresses: when a part of them turns out to be there
-    /// already, the rest is another call and needs another token.
-    fn step(&self) -> String {
+    /// Its addresses as one text, whatever their order.
+    fn text(&self) -> String {
         let mut all: Vec<_> = self.addresses().all().collect();
         all.sort_unstable();
         let all: Vec<_> = all.iter().map(ToString::to_string).collect();
-        format!("assign {}", all.join(","))
+        all.join(",")
     }
 
     fn assign_action(&self) -> Action {
@@ -137,25 +183,38 @@ impl Verbs {
         terms: &Terms,
         subject: &Subject,
     ) -> Result<Outcome, Failure> {
-        let (v4, v6) = Load::split(addresses);
-        crash_point!("gw.assign.before_send");
-        let (v4, v6) = tokio::join!(
-            self.assign_loads(op, eni, v4, terms, subject),
-            self.assign_loads(op, eni, v6, terms, subject),
-        );
-        crash_point!("gw.assign.after_send");
-        let part = joined(v4, v6)?;
-        let seen = self
-            .look_until(eni, terms, 1, |seen| {
-                seen.is_some_and(|eni| addresses.present_on(eni).len() == addresses.all().count())
-            })
-            .instrument(readback_span("assign", eni))
-            .await
-            .map_err(|blind| of_blind(blind, &format!("addresses were assigned to {eni}")))?;
-        crash_point!("gw.assign.before_reply");
-        Ok(Outcome {
-            eni: seen.map(Box::new),
-            request_ids: part.request_ids,
+        let mut request_ids = Vec::new();
+        let mut rest = addresses.clone();
+        for round in 0_u32.. {
+            let (v4, v6) = Load::split(&rest);
+            let step = Step { op, round };
+            crash_point!("gw.assign.before_send");
+            let (v4, v6) = tokio::join!(
+                self.assign_loads(step, eni, v4, terms, subject),
+                self.assign_loads(step, eni, v6, terms, subject),
+            );
+            crash_point!("gw.assign.after_send");
+            let part = joined(v4, v6)?;
+            request_ids.extend(part.request_ids);
+            let looked = self
+                .look_for(Presence::There, eni, addresses, part.inferred, terms)
+                .instrument(readback_span("assign", eni))
+                .await
+                .map_err(|blind| of_blind(blind, &format!("addresses were assigned to {eni}")))?;
+            match looked {
+                Looked::Reached(seen) => {
+                    crash_point!("gw.assign.before_reply");
+                    return Ok(Outcome {
+                        eni: seen,
+                        request_ids,
+                    });
+                }
+                // The cloud repeats an old answer under its token, and somebody took the addresses away since.
+                Looked::Again(missing) => rest = missing,
+            }
+        }
+        Err(Failure::OutcomeUnknown {
+            what: format!("addresses of {eni} do not stay"),
         })
     }
 
@@ -166,62 +225,74 @@ impl Verbs {
         terms: &Terms,
         subject: &Subject,
     ) -> Result<Outcome, Failure> {
-        let (v4, v6) = Load::split(addresses);
-        crash_point!("gw.unassign.before_send");
-        let (v4, v6) = tokio::join!(
-            self.unassign_loads(eni, v4, terms, subject),
-            self.unassign_loads(eni, v6, terms, subject),
-        );
-        crash_point!("gw.unassign.after_send");
-        let part = joined(v4, v6)?;
-        if part.gone {
-            crash_point!("gw.unassign.before_reply");
-            return Ok(Outcome {
-                eni: None,
-                request_ids: part.request_ids,
-            });
+        let mut request_ids = Vec::new();
+        let mut rest = addresses.clone();
+        loop {
+            let (v4, v6) = Load::split(&rest);
+            crash_point!("gw.unassign.before_send");
+            let (v4, v6) = tokio::join!(
+                self.unassign_loads(eni, v4, terms, subject),
+                self.unassign_loads(eni, v6, terms, subject),
+            );
+            crash_point!("gw.unassign.after_send");
+            let part = joined(v4, v6)?;
+            request_ids.extend(part.request_ids);
+            let looked = if part.gone {
+                Looked::Reached(None)
+            } else {
+                self.look_for(Presence::Gone, eni, addresses, part.inferred, terms)
+                    .instrument(readback_span("unassign", eni))
+                    .await
+                    .map_err(|blind| of_blind(blind, &format!("addresses were taken from {eni}")))?
+            };
+            match looked {
+                Looked::Reached(seen) => {
+                    crash_point!("gw.unassign.before_reply");
+                    return Ok(Outcome {
+                        eni: seen,
+                        request_ids,
+                    });
+                }
+                Looked::Again(present) => rest = present,
+            }
         }
-        let needed = if part.inferred { 2 } else { 1 };
-        let seen = self
-            .look_until(eni, terms, needed, |seen| {
-                seen.is_none_or(|eni| addresses.present_on(eni).is_empty())
-            })
-            .instrument(readback_span("unassign", eni))
-            .await
-            .map_err(|blind| of_blind(blind, &format!("addresses were taken from {eni}")))?;
-        crash_point!("gw.unassign.before_reply");
-        Ok(Outcome {
-            eni: seen.map(Box::new),
-            request_ids: part.request_ids,
-        })
     }
 
-    /// Looks until `reached` says so of `needed` looks in a row.
-    async fn look_until(
+    /// Looks until all addresses are there, or gone. What only reads speak for needs two looks that agree; if
+    /// they do not, or the state does not come in time, the rest must be sent again.
+    async fn look_for(
         &self,
+        presence: Presence,
         eni: &EniId,
+        addresses: &Addresses,
+        inferred: bool,
         terms: &Terms,
-        needed: u32,
-        reached: impl Fn(Option<&Eni>) -> bool,
-    ) -> Result<Option<Eni>, Blind> {
-        let mut looks = self.looks(eni, terms, true);
+    ) -> Result<Looked, Blind> {
+        let doubtful = inferred && presence == Presence::Gone;
+        let needed = if doubtful { 2 } else { 1 };
+        let began = Instant::now();
+        let mut looks = self.looks(eni, terms, !doubtful);
         let mut agreeing = 0;
         loop {
             let seen = looks.next().await?;
-            agreeing = if reached(seen.as_ref()) {
-                agreeing + 1
-            } else {
-                0
-            };
-            if agreeing >= needed {
-                return Ok(seen);
+            let rest = presence.rest(seen.as_ref(), addresses);
+            if rest.is_empty() {
+                agreeing += 1;
+                if agreeing >= needed {
+                    return Ok(Looked::Reached(seen.map(Box::new)));
+                }
+                continue;
+            }
+            agreeing = 0;
+            if doubtful || began.elapsed() >= self.reissue_after {
+                return Ok(Looked::Again(rest));
             }
         }
     }
 
     async fn assign_loads(
         &self,
-        op: &OpKey,
+        step: Step<'_>,
         eni: &EniId,
         loads: Vec<Load>,
         terms: &Terms,
@@ -229,7 +300,7 @@ impl Verbs {
     ) -> Result<Part, Failure> {
         let mut part = Part::default();
         for load in loads {
-            self.assign_load(op, eni, load, terms, subject, &mut part)
+            self.assign_load(step, eni, load, terms, subject, &mut part)
                 .await?;
         }
         Ok(part)
@@ -241,7 +312,7 @@ impl Verbs {
     )]
     async fn assign_load(
         &self,
-        op: &OpKey,
+        step: Step<'_>,
         eni: &EniId,
         mut load: Load,
         terms: &Terms,
@@ -251,7 +322,7 @@ impl Verbs {
         let mut looks = self.looks(eni, terms, true);
         loop {
             let action = load.assign_action();
-            let error = match self.send_assign(op, eni, &load, terms).await {
+            let error = match self.send_assign(step, eni, &load, terms).await {
                 Ok(id) => {
                     part.request_ids.push(id);
                     return Ok(());
@@ -296,12 +367,12 @@ impl Verbs {
 
     async fn send_assign(
         &self,
-        op: &OpKey,
+        step: Step<'_>,
         eni: &EniId,
         load: &Load,
         terms: &Terms,
     ) -> Result<String, CallError> {
-        let client_token = Some(op.client_token(&load.step()));
+        let client_token = Some(step.token(load));
         let eni = eni.clone();
         Ok(match load {
             Load::V4(ipv4) => {
@@ -514,12 +585,25 @@ mod tests {
     }
 
     #[test]
-    fn step_of_a_load_does_not_depend_on_the_order() {
+    fn token_of_a_load_does_not_depend_on_the_order() {
+        let op = OpKey {
+            shard: crate::op::ShardKey {
+                authority: "a".to_owned(),
+                shard: "vsw-1.0".to_owned(),
+            },
+            sequence: 1,
+            epoch: 1,
+        };
+        let step = Step { op: &op, round: 0 };
+        let again = Step { op: &op, round: 1 };
+        let both = load(&["10.0.0.1", "10.0.0.2"]);
+
         assert_eq!(
-            load(&["10.0.0.1", "10.0.0.2"]).step(),
-            load(&["10.0.0.2", "10.0.0.1"]).step()
+            step.token(&both),
+            step.token(&load(&["10.0.0.2", "10.0.0.1"]))
         );
-        assert_ne!(load(&["10.0.0.1"]).step(), load(&["10.0.0.2"]).step());
+        assert_ne!(step.token(&both), step.token(&load(&["10.0.0.1"])));
+        assert_ne!(step.token(&both), again.token(&both));
     }
 
     #[test]

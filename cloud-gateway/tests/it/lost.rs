@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ecs_api::action::Action;
 use ecs_sim::faults::{Effect, Fault};
+use tokio::time::Instant;
 
 use crate::world::{World, new_eni, reason};
 
@@ -237,4 +238,43 @@ async fn stale_reads_delay_the_answers_and_do_not_change_them() {
     assert_eq!(world.eni(&id).unwrap().status, "Available");
     world.delete(6, &id).await.unwrap();
     assert!(world.enis().is_empty());
+}
+
+// I: an unassign that was never done is not taken for done because a read shows the time before the assign.
+#[tokio::test]
+async fn read_from_before_the_assign_does_not_hide_a_lost_unassign() {
+    let world = World::new().await;
+    let id = world.attached(1, "10.0.0.10").await;
+    world.sim.settled().await;
+    let before = Instant::now();
+    world.assign(3, &id, &["10.0.0.11"], &[]).await.unwrap();
+    let request = Fault::on(Action::UnassignPrivateIpAddresses, Effect::LoseRequest);
+    world.sim.inject_fault(request.times(1));
+    let lag_ms = u64::try_from(before.elapsed().as_millis()).unwrap() + 1;
+    let stale = Fault::on(
+        Action::DescribeNetworkInterfaces,
+        Effect::StaleDescribe {
+            lag_ms: lag_ms + 10,
+        },
+    );
+    world.sim.inject_fault(stale.times(1));
+
+    world.unassign(4, &id, &["10.0.0.11"], &[]).await.unwrap();
+
+    assert_eq!(world.eni(&id).unwrap().ipv4.len(), 1);
+    assert_eq!(world.total(Action::UnassignPrivateIpAddresses), 2);
+}
+
+#[tokio::test]
+async fn addresses_that_somebody_took_away_are_put_back_in_spite_of_the_token() {
+    let mut world = World::new().await;
+    let id = world.attached(1, "10.0.0.10").await;
+    world.assign(3, &id, &["10.0.0.11"], &[]).await.unwrap();
+    world.unassign(4, &id, &["10.0.0.11"], &[]).await.unwrap();
+    world.restart().await;
+
+    let eni = world.assign(3, &id, &["10.0.0.11"], &[]).await.unwrap();
+
+    assert_eq!(eni.ipv4.len(), 2);
+    assert_eq!(world.eni(&id).unwrap().ipv4.len(), 2);
 }

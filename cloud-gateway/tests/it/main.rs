@@ -1,12 +1,18 @@
 //! The gateway against the simulated cloud over loopback HTTP.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as the tests do")]
-
+#[cfg(test)]
 mod account;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
 mod load;
+#[cfg(test)]
 mod lost;
+#[cfg(test)]
 mod process;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod wire;
+#[cfg(test)]
 mod world;
