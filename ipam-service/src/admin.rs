@@ -24,10 +24,14 @@ pub fn select(replica: &Replica, asked: &[ShardId]) -> Result<Vec<Arc<Owned>>, S
         .map(|id| {
             replica.owned(id).ok_or_else(|| {
                 let text = format!("shard {id} is not owned by {}", replica.id());
-                Refusal::new(Code::FailedPrecondition, Reason::NotOwner.as_str_name(), text)
-                    .with("shard", id.to_string())
-                    .with("owner", replica.owner_of(id).unwrap_or_default())
-                    .into_status()
+                Refusal::new(
+                    Code::FailedPrecondition,
+                    Reason::NotOwner.as_str_name(),
+                    text,
+                )
+                .with("shard", id.to_string())
+                .with("owner", replica.owner_of(id).unwrap_or_default())
+                .into_status()
             })
         })
         .collect()
@@ -38,7 +42,11 @@ pub fn describe(replica: &Replica, store: &str, sessions: u32) -> wire::GetRepli
     wire::GetReplicaResponse {
         replica: replica.id().to_string(),
         store: store.to_owned(),
-        owned_shards: replica.all().iter().map(|owned| owned.id().to_string()).collect(),
+        owned_shards: replica
+            .all()
+            .iter()
+            .map(|owned| owned.id().to_string())
+            .collect(),
         sessions,
     }
 }

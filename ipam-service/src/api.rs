@@ -85,9 +85,13 @@ impl Api {
             }
             FactsError::Cloud(error) => {
                 let text = format!("facts of the instance can not be had: {error}");
-                Refusal::new(Code::Unavailable, Reason::CloudUnavailable.as_str_name(), text)
-                    .retry_after(error.retry_after().unwrap_or(COME_BACK))
-                    .into_status()
+                Refusal::new(
+                    Code::Unavailable,
+                    Reason::CloudUnavailable.as_str_name(),
+                    text,
+                )
+                .retry_after(error.retry_after().unwrap_or(COME_BACK))
+                .into_status()
             }
         })
     }
@@ -99,7 +103,12 @@ impl Api {
         messages: Streaming<wire::NodeMessage>,
     ) -> Out<wire::NodeCommand> {
         let (out, commands) = mpsc::channel(self.session_queue);
-        let session = Session::new(self.replica.clone(), Arc::clone(&facts), place.id, out.clone());
+        let session = Session::new(
+            self.replica.clone(),
+            Arc::clone(&facts),
+            place.id,
+            out.clone(),
+        );
         let draining = self.tasks.drain().draining().clone();
         let stopping = self.tasks.stopping();
         self.tasks.spawn_once("session", async move {
@@ -133,8 +142,16 @@ impl NodeIpam for Api {
             .await
             .map_err(|_| Status::deadline_exceeded("no hello came in time"))?;
         let hello = match first {
-            Some(Ok(wire::NodeMessage { body: Some(wire::node_message::Body::Hello(hello)), .. })) => hello,
-            Some(Ok(_)) => return Err(convert::bad_field("body", "the first message must be a hello")),
+            Some(Ok(wire::NodeMessage {
+                body: Some(wire::node_message::Body::Hello(hello)),
+                ..
+            })) => hello,
+            Some(Ok(_)) => {
+                return Err(convert::bad_field(
+                    "body",
+                    "the first message must be a hello",
+                ));
+            }
             Some(Err(status)) => return Err(status),
             None => return Err(Status::cancelled("the stream ended before a hello")),
         };
@@ -143,14 +160,20 @@ impl NodeIpam for Api {
             info!(%identity, instance = hello.instance_id, why = status.message(), "a session was refused");
         })?;
         if !self.replica.is_live() {
-            return Err(convert::unavailable("the replica has lost its store; open a session elsewhere"));
+            return Err(convert::unavailable(
+                "the replica has lost its store; open a session elsewhere",
+            ));
         }
         let facts = self.facts(&instance).await?;
         let place = self.registry.enter(&instance).map_err(|full| {
             self.metrics.sessions_refused.inc();
-            Refusal::new(Code::ResourceExhausted, Reason::Overloaded.as_str_name(), full.to_string())
-                .retry_after(COME_BACK)
-                .into_status()
+            Refusal::new(
+                Code::ResourceExhausted,
+                Reason::Overloaded.as_str_name(),
+                full.to_string(),
+            )
+            .retry_after(COME_BACK)
+            .into_status()
         })?;
         Ok(Response::new(self.serve(facts, place, messages)))
     }
@@ -177,9 +200,15 @@ impl Routing for Api {
             | Identity::Admin { .. }
             | Identity::Etcd { .. } => {
                 if asked.cluster != self.cluster.as_str() {
-                    return Err(convert::bad_field("cluster", format!("{:?} is not served here", asked.cluster)));
+                    return Err(convert::bad_field(
+                        "cluster",
+                        format!("{:?} is not served here", asked.cluster),
+                    ));
                 }
-                asked.instance_id.parse().map_err(|e| convert::bad_field("instance_id", e))?
+                asked
+                    .instance_id
+                    .parse()
+                    .map_err(|e| convert::bad_field("instance_id", e))?
             }
         };
         let facts = self.facts(&instance).await?;
@@ -215,7 +244,11 @@ impl Admin for Api {
         self.tasks.spawn_once("dump", async move {
             for owned in shards {
                 let view = owned.handle.view();
-                if out.send(Ok(convert::shard_dump(&view.shard, view.epoch))).await.is_err() {
+                if out
+                    .send(Ok(convert::shard_dump(&view.shard, view.epoch)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -228,6 +261,10 @@ impl Admin for Api {
         _request: Request<wire::GetReplicaRequest>,
     ) -> Result<Response<wire::GetReplicaResponse>, Status> {
         let sessions = u32::try_from(self.registry.len()).unwrap_or(u32::MAX);
-        Ok(Response::new(admin::describe(&self.replica, self.store, sessions)))
+        Ok(Response::new(admin::describe(
+            &self.replica,
+            self.store,
+            sessions,
+        )))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipam_core::plan::PlanPolicy;
-use ipam_core::spec::{self, Mode, ShardSpec, VSwitchSpec, shards_of_vswitch};
+use ipam_core::spec::ShardSpec;
 use k8s_api::eni_conf::EniConf;
 use mesh::authz::TABLE;
 use mesh::backoff::{Backoff, Params as BackoffParams};
@@ -20,12 +20,11 @@ use mesh::tls::TlsMaterial;
 use mesh::tls::verify::Expect;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use types::cloud::VSwitchId;
 use types::op::ShardId;
 
 use crate::api::Api;
-use crate::cloud::{Cloud, CloudError, CloudVSwitch};
-use crate::config::{Config, StoreKind, Timing, VSwitchMode};
+use crate::cloud::Cloud;
+use crate::config::{Config, StoreKind, Timing};
 use crate::drive::Driver;
 use crate::facts::Facts;
 use crate::log::etcd::endpoint::Security;
@@ -42,8 +41,9 @@ use crate::owner::Limits;
 use crate::plan::Planner;
 use crate::reconcile::Reconciler;
 use crate::replica::{Parts, Replica};
-use crate::routing::{Router, all_vswitches};
+use crate::routing::Router;
 use crate::session::registry::Registry as Sessions;
+use crate::space;
 
 /// How often certificates are looked at.
 const TLS_REREAD: Duration = Duration::from_secs(30);
@@ -107,7 +107,10 @@ pub async fn open_store(config: &Config, tls: &TlsMaterial) -> anyhow::Result<Ar
             } else {
                 Security::MutualTls(tls.clone())
             };
-            let settings = EtcdSettings { endpoints: store.endpoints.clone(), security };
+            let settings = EtcdSettings {
+                endpoints: store.endpoints.clone(),
+                security,
+            };
             Arc::new(EtcdKv::new(&settings).await?)
         }
     })
@@ -122,16 +125,16 @@ pub async fn start(
     tls: TlsMaterial,
     kv: Arc<dyn Kv>,
 ) -> anyhow::Result<Running> {
-    let Context { config, tasks, health, registry, rpc, admin } = context;
+    let Context {
+        config,
+        tasks,
+        health,
+        registry,
+        rpc,
+        admin,
+    } = context;
     let id = replica_id(&tls)?;
-    let text = tokio::fs::read_to_string(&config.cluster.eni_conf)
-        .await
-        .with_context(|| format!("cluster.eni_conf: read {}", config.cluster.eni_conf.display()))?;
-    let eni_conf = EniConf::parse(&text)
-        .with_context(|| format!("cluster.eni_conf: {}", config.cluster.eni_conf.display()))?;
-    for warning in &eni_conf.warnings {
-        warn!(warning, "eni_conf");
-    }
+    let eni_conf = read_eni_conf(&config).await?;
     let metrics = Metrics::default();
     metrics.register(&registry);
     let cloud = Cloud::new(
@@ -140,7 +143,7 @@ pub async fn start(
         Timing::ms(config.timing.cloud_call),
     );
     let started = health.condition("vswitches");
-    let specs = tokio::time::timeout(START_WITHIN, specs(&config, &eni_conf, &cloud))
+    let specs = tokio::time::timeout(START_WITHIN, space::specs(&config, &eni_conf, &cloud))
         .await
         .context("the cloud did not describe the vSwitches in time")??;
     started.met();
@@ -166,7 +169,19 @@ pub async fn start(
         eni_conf.security_groups.clone(),
         Timing::ms(config.timing.facts),
     ));
-    let parts = parts(&config, &eni_conf, Machinery { log, membership: &membership, specs, cloud, facts: &facts, metrics: &metrics, tasks: &tasks });
+    let parts = parts(
+        &config,
+        &eni_conf,
+        Machinery {
+            log,
+            membership: &membership,
+            specs,
+            cloud,
+            facts: &facts,
+            metrics: &metrics,
+            tasks: &tasks,
+        },
+    );
     let stop = CancellationToken::new();
     let run = replica.clone().run(parts, stop.clone());
     let stopping = tasks.stopping();
@@ -198,13 +213,36 @@ pub async fn start(
     admin.dump("shards", move || std::future::ready(summary(&shown)));
     port.serve(api.routes(), TABLE, &rpc, &tasks);
     info!(replica = %replica.id(), %address, store, "the replica serves");
-    Ok(Running { address, replica, stop })
+    Ok(Running {
+        address,
+        replica,
+        stop,
+    })
+}
+
+async fn read_eni_conf(config: &Config) -> anyhow::Result<EniConf> {
+    let path = &config.cluster.eni_conf;
+    let text = tokio::fs::read_to_string(path)
+        .await
+        .with_context(|| format!("cluster.eni_conf: read {}", path.display()))?;
+    let eni_conf =
+        EniConf::parse(&text).with_context(|| format!("cluster.eni_conf: {}", path.display()))?;
+    for warning in &eni_conf.warnings {
+        warn!(warning, "eni_conf");
+    }
+    Ok(eni_conf)
 }
 
 fn replica_id(tls: &TlsMaterial) -> anyhow::Result<ReplicaId> {
     match tls.identity() {
         Identity::Ipam { replica } => Ok(replica.parse()?),
-        other => bail!("tls.dir: the certificate is of {other}, not of an ipam replica"),
+        other @ (Identity::Node { .. }
+        | Identity::Gateway { .. }
+        | Identity::Controller { .. }
+        | Identity::Admin { .. }
+        | Identity::Etcd { .. }) => {
+            bail!("tls.dir: the certificate is of {other}, not of an ipam replica")
+        }
     }
 }
 
@@ -222,81 +260,6 @@ fn channels(config: &Config, tls: &TlsMaterial) -> anyhow::Result<Vec<Channel>> 
             Channel::tcp(gateway, tls.clone(), expect, &params).context("cloud.gateways")
         })
         .collect()
-}
-
-/// All shards of the configured vSwitches, by the cloud's word.
-async fn specs(
-    config: &Config,
-    eni_conf: &EniConf,
-    cloud: &Cloud,
-) -> anyhow::Result<BTreeMap<ShardId, ShardSpec>> {
-    let wanted: Vec<VSwitchId> = all_vswitches(&eni_conf.vswitches).into_iter().collect();
-    if wanted.is_empty() {
-        bail!("eni_conf key vswitches: no vSwitch is given");
-    }
-    for vswitch in config.vswitch.keys() {
-        if !wanted.contains(vswitch) {
-            bail!("vswitch.{vswitch}: eni_conf does not use this vSwitch");
-        }
-    }
-    let found = describe(cloud, &wanted).await?;
-    let mut specs = BTreeMap::new();
-    for (zone, vswitches) in &eni_conf.vswitches {
-        for id in vswitches {
-            let Some(fact) = found.iter().find(|fact| fact.id == *id) else {
-                bail!("eni_conf key vswitches: the cloud knows no vSwitch {id}");
-            };
-            if fact.zone != *zone {
-                bail!("eni_conf key vswitches: {id} is in zone {}, not in {zone}", fact.zone);
-            }
-            for spec in shards_of_vswitch(&vswitch_spec(config, eni_conf, fact)?, config.cluster.shard_prefix_len)? {
-                specs.insert(spec.id().clone(), spec);
-            }
-        }
-    }
-    info!(vswitches = wanted.len(), shards = specs.len(), "the address space is divided");
-    Ok(specs)
-}
-
-fn vswitch_spec(config: &Config, eni_conf: &EniConf, fact: &CloudVSwitch) -> anyhow::Result<VSwitchSpec> {
-    let dual = eni_conf.stack.has_v6();
-    if dual && fact.ipv6.is_none() {
-        bail!("eni_conf key ip_stack: dual is wanted, but vSwitch {} has no IPv6 range", fact.id);
-    }
-    Ok(VSwitchSpec {
-        id: fact.id.clone(),
-        zone: fact.zone.clone(),
-        v4: fact.ipv4,
-        v6: fact.ipv6.filter(|_| dual),
-        mode: match config.mode(&fact.id) {
-            VSwitchMode::Shared => Mode::Shared,
-            VSwitchMode::Exclusive => Mode::Exclusive,
-        },
-        timing: spec::Timing {
-            cooldown: Timing::ms(config.timing.cooldown),
-            foreign_ttl: Timing::ms(config.timing.foreign),
-        },
-    })
-}
-
-/// Asks until there is an answer; a refusal is final.
-async fn describe(cloud: &Cloud, wanted: &[VSwitchId]) -> anyhow::Result<Vec<CloudVSwitch>> {
-    let mut backoff = Backoff::default();
-    loop {
-        match cloud.vswitches(wanted).await {
-            Ok(found) => return Ok(found),
-            Err(error @ CloudError::Refused { .. })
-                if error.reason() == proto::types::v1::Reason::CloudInvalid
-                    || error.reason() == proto::types::v1::Reason::BadField =>
-            {
-                return Err(error).context("describe the vSwitches");
-            }
-            Err(error) => {
-                warn!(%error, "the vSwitches can not be described yet");
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-        }
-    }
 }
 
 async fn join(
@@ -325,7 +288,8 @@ async fn join(
     let mut backoff = Backoff::default();
     let deadline = tokio::time::Instant::now() + START_WITHIN;
     loop {
-        let joined = Membership::join(Arc::clone(&kv), keys.clone(), advert.clone(), timing, tasks).await;
+        let joined =
+            Membership::join(Arc::clone(&kv), keys.clone(), advert.clone(), timing, tasks).await;
         match joined {
             Ok(membership) => return Ok(membership),
             Err(error) if tokio::time::Instant::now() >= deadline => return Err(error.into()),
@@ -360,7 +324,15 @@ struct Machinery<'a> {
 }
 
 fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts {
-    let Machinery { log, membership, specs, cloud, facts, metrics, tasks } = machinery;
+    let Machinery {
+        log,
+        membership,
+        specs,
+        cloud,
+        facts,
+        metrics,
+        tasks,
+    } = machinery;
     let (timing, limits) = (&config.timing, &config.limits);
     Parts {
         limits: Limits {
@@ -374,7 +346,10 @@ fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts
             cluster: config.cluster.id.clone(),
             eni_tags: eni_conf.eni_tags.clone(),
             operations: limits.operations,
-            backoff: BackoffParams { first_ms: timing.retry_min, max_ms: timing.retry_max },
+            backoff: BackoffParams {
+                first_ms: timing.retry_min,
+                max_ms: timing.retry_max,
+            },
             blocked: Timing::ms(timing.blocked),
             metrics: metrics.clone(),
         },

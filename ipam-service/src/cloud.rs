@@ -78,27 +78,40 @@ impl CloudError {
         let reason = mesh::status::reason(status)
             .and_then(|name| Reason::from_str_name(&name))
             .unwrap_or(Reason::Unspecified);
-        match reason {
-            Reason::Unspecified => match status.code() {
-                _ if mesh::client::outcome(status) == mesh::client::Outcome::NotSent => Self::NotSent(message),
-                Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                    Self::Refused {
-                        reason: Reason::CloudInvalid,
-                        message,
-                        address: None,
-                        retry_after: None,
-                    }
-                }
-                _ => Self::Unknown(format!("{:?}: {message}", status.code())),
-            },
-            Reason::OutcomeUnknown => Self::Unknown(message),
-            reason => Self::Refused {
-                reason,
-                message,
-                address: mesh::status::metadata(status, "address").and_then(|ip| ip.parse().ok()),
-                retry_after: mesh::status::retry_after(status),
-            },
+        if reason == Reason::Unspecified {
+            return Self::without_reason(status, message);
         }
+        if reason == Reason::OutcomeUnknown {
+            return Self::Unknown(message);
+        }
+        Self::Refused {
+            reason,
+            message,
+            address: mesh::status::metadata(status, "address").and_then(|ip| ip.parse().ok()),
+            retry_after: mesh::status::retry_after(status),
+        }
+    }
+
+    /// A status that no handler of ours wrote.
+    fn without_reason(status: &Status, message: String) -> Self {
+        if mesh::client::outcome(status) == mesh::client::Outcome::NotSent {
+            return Self::NotSent(message);
+        }
+        let final_codes = [
+            Code::InvalidArgument,
+            Code::PermissionDenied,
+            Code::Unauthenticated,
+            Code::Unimplemented,
+        ];
+        if final_codes.contains(&status.code()) {
+            return Self::Refused {
+                reason: Reason::CloudInvalid,
+                message,
+                address: None,
+                retry_after: None,
+            };
+        }
+        Self::Unknown(format!("{:?}: {message}", status.code()))
     }
 }
 
@@ -217,12 +230,17 @@ macro_rules! call {
         let mut tried = 0;
         loop {
             let at = $self.inner.preferred.load(Ordering::Relaxed);
-            let Some(gateway) = $self.inner.gateways.get(at % $self.inner.gateways.len().max(1)) else {
+            let Some(gateway) = $self
+                .inner
+                .gateways
+                .get(at % $self.inner.gateways.len().max(1))
+            else {
                 break Err(CloudError::NotSent("no gateway is configured".to_owned()));
             };
             let mut message = tonic::Request::new(request.clone());
             message.set_timeout($self.inner.deadline);
-            let answer = tokio::time::timeout($self.inner.deadline, gateway.clone().$method(message)).await;
+            let answer =
+                tokio::time::timeout($self.inner.deadline, gateway.clone().$method(message)).await;
             let error = match answer {
                 Ok(Ok(answer)) => break Ok(answer.into_inner()),
                 Ok(Err(status)) => CloudError::of(&status),
@@ -233,7 +251,10 @@ macro_rules! call {
                 break Err(error);
             }
             // Another gateway may be there; nothing was sent to this one.
-            $self.inner.preferred.store(at.wrapping_add(1), Ordering::Relaxed);
+            $self
+                .inner
+                .preferred
+                .store(at.wrapping_add(1), Ordering::Relaxed);
         }
     }};
 }
@@ -256,13 +277,13 @@ impl Cloud {
         &self.inner.authority
     }
 
-    fn key(&self, key: &CallKey) -> Option<wire::OpKey> {
-        Some(wire::OpKey {
+    fn key(&self, key: &CallKey) -> wire::OpKey {
+        wire::OpKey {
             authority: self.inner.authority.clone(),
             shard: key.shard.to_string(),
             epoch: key.epoch.0,
             sequence: key.sequence.0,
-        })
+        }
     }
 
     /// Creates an ENI.
@@ -273,10 +294,14 @@ impl Cloud {
         eni: &CreateEni,
     ) -> Result<CloudEni, CloudError> {
         let request = wire::CreateEniRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             vswitch_id: eni.vswitch.to_string(),
-            security_group_ids: eni.security_groups.iter().map(ToString::to_string).collect(),
+            security_group_ids: eni
+                .security_groups
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             primary_ip: eni.primary.to_string(),
             ipv4: texts(&eni.ipv4),
             ipv6: texts(&eni.ipv6),
@@ -296,7 +321,7 @@ impl Cloud {
         instance: &InstanceId,
     ) -> Result<CloudEni, CloudError> {
         let request = wire::AttachEniRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             eni_id: eni.to_string(),
             instance_id: instance.to_string(),
@@ -314,7 +339,7 @@ impl Cloud {
         instance: &InstanceId,
     ) -> Result<(), CloudError> {
         let request = wire::DetachEniRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             eni_id: eni.to_string(),
             instance_id: instance.to_string(),
@@ -330,7 +355,7 @@ impl Cloud {
         eni: &EniId,
     ) -> Result<(), CloudError> {
         let request = wire::DeleteEniRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             eni_id: eni.to_string(),
         };
@@ -347,7 +372,7 @@ impl Cloud {
         ipv6: &[IpAddr],
     ) -> Result<CloudEni, CloudError> {
         let request = wire::AssignAddressesRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             eni_id: eni.to_string(),
             ipv4: texts(ipv4),
@@ -367,7 +392,7 @@ impl Cloud {
         ipv6: &[IpAddr],
     ) -> Result<CloudEni, CloudError> {
         let request = wire::UnassignAddressesRequest {
-            op: self.key(key),
+            op: Some(self.key(key)),
             priority: priority.into(),
             eni_id: eni.to_string(),
             ipv4: texts(ipv4),
@@ -386,7 +411,11 @@ impl Cloud {
         let request = wire::DescribeEnisRequest {
             eni_ids: filter.ids.iter().map(ToString::to_string).collect(),
             instance_id: String::new(),
-            vswitch_id: filter.vswitch.as_ref().map(ToString::to_string).unwrap_or_default(),
+            vswitch_id: filter
+                .vswitch
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             tags: filter.tags.clone().into_iter().collect::<HashMap<_, _>>(),
             priority: priority.into(),
         };
@@ -400,7 +429,7 @@ impl Cloud {
             instance_ids: ids.iter().map(ToString::to_string).collect(),
         };
         let answer = call!(self, describe_instances, request)?;
-        answer.instances.into_iter().map(instance_of).collect()
+        answer.instances.iter().map(instance_of).collect()
     }
 
     /// vSwitches; those that the cloud does not know are left out.
@@ -409,7 +438,7 @@ impl Cloud {
             vswitch_ids: ids.iter().map(ToString::to_string).collect(),
         };
         let answer = call!(self, describe_v_switches, request)?;
-        answer.vswitches.into_iter().map(vswitch_of).collect()
+        answer.vswitches.iter().map(vswitch_of).collect()
     }
 
     /// Ends what earlier owners of the shard left queued at the gateway.
@@ -451,7 +480,11 @@ fn eni_of(eni: wire::Eni) -> Result<CloudEni, CloudError> {
         instance: if eni.instance_id.is_empty() {
             None
         } else {
-            Some(eni.instance_id.parse().map_err(|e| malformed("instance id", e))?)
+            Some(
+                eni.instance_id
+                    .parse()
+                    .map_err(|e| malformed("instance id", e))?,
+            )
         },
         vswitch: eni.vswitch_id,
         addresses,
@@ -460,12 +493,24 @@ fn eni_of(eni: wire::Eni) -> Result<CloudEni, CloudError> {
     })
 }
 
-fn instance_of(instance: wire::Instance) -> Result<CloudInstance, CloudError> {
-    let quota = instance.quota.ok_or_else(|| malformed("instance quota", &instance.id))?;
+fn instance_of(instance: &wire::Instance) -> Result<CloudInstance, CloudError> {
+    let quota = instance
+        .quota
+        .as_ref()
+        .ok_or_else(|| malformed("instance quota", &instance.id))?;
     Ok(CloudInstance {
-        id: instance.id.parse().map_err(|e| malformed("instance id", e))?,
-        instance_type: instance.instance_type.parse().map_err(|e| malformed("instance type", e))?,
-        zone: instance.zone_id.parse().map_err(|e| malformed("zone id", e))?,
+        id: instance
+            .id
+            .parse()
+            .map_err(|e| malformed("instance id", e))?,
+        instance_type: instance
+            .instance_type
+            .parse()
+            .map_err(|e| malformed("instance type", e))?,
+        zone: instance
+            .zone_id
+            .parse()
+            .map_err(|e| malformed("zone id", e))?,
         vswitch: instance.vswitch_id.parse().ok(),
         security_groups: instance
             .security_group_ids
@@ -482,15 +527,26 @@ fn instance_of(instance: wire::Instance) -> Result<CloudInstance, CloudError> {
     })
 }
 
-fn vswitch_of(vswitch: wire::VSwitch) -> Result<CloudVSwitch, CloudError> {
+fn vswitch_of(vswitch: &wire::VSwitch) -> Result<CloudVSwitch, CloudError> {
     Ok(CloudVSwitch {
         id: vswitch.id.parse().map_err(|e| malformed("vSwitch id", e))?,
-        zone: vswitch.zone_id.parse().map_err(|e| malformed("zone id", e))?,
-        ipv4: vswitch.ipv4_cidr.parse().map_err(|_| malformed("ipv4_cidr", &vswitch.ipv4_cidr))?,
+        zone: vswitch
+            .zone_id
+            .parse()
+            .map_err(|e| malformed("zone id", e))?,
+        ipv4: vswitch
+            .ipv4_cidr
+            .parse()
+            .map_err(|_| malformed("ipv4_cidr", &vswitch.ipv4_cidr))?,
         ipv6: if vswitch.ipv6_cidr.is_empty() {
             None
         } else {
-            Some(vswitch.ipv6_cidr.parse().map_err(|_| malformed("ipv6_cidr", &vswitch.ipv6_cidr))?)
+            Some(
+                vswitch
+                    .ipv6_cidr
+                    .parse()
+                    .map_err(|_| malformed("ipv6_cidr", &vswitch.ipv6_cidr))?,
+            )
         },
     })
 }
@@ -503,9 +559,13 @@ mod tests {
 
     #[test]
     fn refusal_with_an_address_keeps_it() {
-        let status = Refusal::new(Code::AlreadyExists, Reason::AddressInUse.as_str_name(), "taken")
-            .with("address", "10.0.0.7")
-            .into_status();
+        let status = Refusal::new(
+            Code::AlreadyExists,
+            Reason::AddressInUse.as_str_name(),
+            "taken",
+        )
+        .with("address", "10.0.0.7")
+        .into_status();
 
         let error = CloudError::of(&status);
 
@@ -532,7 +592,10 @@ mod tests {
     fn bad_request_is_refused_for_good() {
         assert!(matches!(
             CloudError::of(&Status::invalid_argument("no")),
-            CloudError::Refused { reason: Reason::CloudInvalid, .. }
+            CloudError::Refused {
+                reason: Reason::CloudInvalid,
+                ..
+            }
         ));
     }
 }

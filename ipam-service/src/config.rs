@@ -300,8 +300,12 @@ impl Settings for Config {
     fn service(&self) -> &Params {
         self.service.get_or_init(|| Params {
             telemetry: self.telemetry.clone(),
-            health: mesh::health::Params { listen: Some(self.listen.metrics) },
-            admin: mesh::admin::Params { listen: Some(self.listen.admin) },
+            health: mesh::health::Params {
+                listen: Some(self.listen.metrics),
+            },
+            admin: mesh::admin::Params {
+                listen: Some(self.listen.admin),
+            },
             drain: self.drain,
         })
     }
@@ -309,13 +313,19 @@ impl Settings for Config {
     fn check(&self) -> Result<(), Invalid> {
         let fail = |key: &str, why: String| Err(Invalid::new(key, why));
         if !self.listen.admin.ip().is_loopback() {
-            return fail("listen.admin", format!("{} is not a loopback address", self.listen.admin));
+            return fail(
+                "listen.admin",
+                format!("{} is not a loopback address", self.listen.admin),
+            );
         }
         if self.cloud.gateways.is_empty() {
             return fail("cloud.gateways", "no address is given".to_owned());
         }
         for gateway in &self.cloud.gateways {
-            if !gateway.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            if !gateway
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            {
                 return fail("cloud.gateways", format!("{gateway:?} is not host:port"));
             }
         }
@@ -334,7 +344,9 @@ impl Settings for Config {
         let text_ok = |text: &str| {
             !text.is_empty()
                 && text.len() <= 64
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         };
         if !text_ok(self.cluster.authority()) {
             return fail(
@@ -360,10 +372,22 @@ impl Config {
             ("timing.membership_poll", t.membership_poll),
             ("timing.blocked", t.blocked),
             ("timing.rebalance_after", t.rebalance_after),
-            ("limits.shard_queue", u64::try_from(l.shard_queue).unwrap_or(u64::MAX)),
-            ("limits.operations", u64::try_from(l.operations).unwrap_or(u64::MAX)),
-            ("limits.sessions", u64::try_from(l.sessions).unwrap_or(u64::MAX)),
-            ("limits.session_queue", u64::try_from(l.session_queue).unwrap_or(u64::MAX)),
+            (
+                "limits.shard_queue",
+                u64::try_from(l.shard_queue).unwrap_or(u64::MAX),
+            ),
+            (
+                "limits.operations",
+                u64::try_from(l.operations).unwrap_or(u64::MAX),
+            ),
+            (
+                "limits.sessions",
+                u64::try_from(l.sessions).unwrap_or(u64::MAX),
+            ),
+            (
+                "limits.session_queue",
+                u64::try_from(l.session_queue).unwrap_or(u64::MAX),
+            ),
             ("limits.snapshot_every", l.snapshot_every),
         ];
         for (key, value) in positive {
@@ -372,7 +396,10 @@ impl Config {
             }
         }
         if t.retry_max < t.retry_min {
-            return Err(Invalid::new("timing.retry_max", "is below timing.retry_min"));
+            return Err(Invalid::new(
+                "timing.retry_max",
+                "is below timing.retry_min",
+            ));
         }
         if t.session_ttl < 2_000 || !t.session_ttl.is_multiple_of(1_000) {
             let why = format!("{} is not whole seconds from 2000 up", t.session_ttl);
@@ -388,6 +415,9 @@ impl Config {
 
     /// Who takes addresses of `vswitch`.
     pub fn mode(&self, vswitch: &VSwitchId) -> VSwitchMode {
-        self.vswitch.get(vswitch).map(|v| v.mode).unwrap_or_default()
+        self.vswitch
+            .get(vswitch)
+            .map(|v| v.mode)
+            .unwrap_or_default()
     }
 }

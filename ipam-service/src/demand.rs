@@ -71,6 +71,10 @@ impl Blocks {
     pub fn expire(&mut self, now: Instant) -> Option<Instant> {
         self.shard.take_if(|block| block.until <= now);
         self.instances.retain(|_, block| block.until > now);
-        self.shard.iter().chain(self.instances.values()).map(|block| block.until).min()
+        self.shard
+            .iter()
+            .chain(self.instances.values())
+            .map(|block| block.until)
+            .min()
     }
 }

@@ -149,19 +149,26 @@ impl Driver {
             return Taken::Again(wait);
         }
         self.block(owned, step, &outcome);
-        let held = tracing::info_span!(parent: &span, "ipam.held", shard = %owned.id(), op = step.op.0);
+        let held =
+            tracing::info_span!(parent: &span, "ipam.held", shard = %owned.id(), op = step.op.0);
         let proposed = {
             let (step, outcome) = (step.clone(), outcome.clone());
             owned
                 .handle
-                .propose(Box::new(move |shard, at| on_outcome(shard, &step, &outcome, at)))
+                .propose(Box::new(move |shard, at| {
+                    on_outcome(shard, &step, &outcome, at)
+                }))
                 .instrument(held)
                 .await
         };
         match proposed {
             Ok(committed) if committed.records.is_empty() => Taken::Again(None),
             Ok(committed) => {
-                if committed.records.iter().any(|record| matches!(record, Record::Aborted { .. })) {
+                if committed
+                    .records
+                    .iter()
+                    .any(|record| matches!(record, Record::Aborted { .. }))
+                {
                     debug!(shard = %owned.id(), op = step.op.0, ?outcome, "addresses were given up");
                 }
                 Taken::Moved
@@ -171,9 +178,9 @@ impl Driver {
                 warn!(shard = %owned.id(), op = step.op.0, %error, "an outcome can not be written");
                 Taken::Again(None)
             }
-            Err(ProposeError::Stale(_) | ProposeError::Unavailable(_) | ProposeError::Overloaded) => {
-                Taken::Again(None)
-            }
+            Err(
+                ProposeError::Stale(_) | ProposeError::Unavailable(_) | ProposeError::Overloaded,
+            ) => Taken::Again(None),
         }
     }
 
@@ -185,7 +192,13 @@ impl Driver {
         };
         let priority = priority(owned, step);
         let result = match &step.call {
-            Call::Create { instance, primary, ipv4, ipv6, security_groups } => {
+            Call::Create {
+                instance,
+                primary,
+                ipv4,
+                ipv6,
+                security_groups,
+            } => {
                 mesh::crash_point!("ipam.create.before_call");
                 let request = CreateEni {
                     vswitch: owned.id().vswitch.clone(),
@@ -197,13 +210,19 @@ impl Driver {
                 };
                 let created = self.cloud.create(&key, priority, &request).await;
                 mesh::crash_point!("ipam.create.after_call");
-                created.map(|eni| Outcome::Created { id: eni.id, mac: eni.mac, addresses: eni.addresses })
+                created.map(|eni| Outcome::Created {
+                    id: eni.id,
+                    mac: eni.mac,
+                    addresses: eni.addresses,
+                })
             }
             Call::Assign { eni, ipv4, ipv6 } => {
                 mesh::crash_point!("ipam.assign.before_call");
                 let assigned = self.cloud.assign(&key, priority, eni, ipv4, ipv6).await;
                 mesh::crash_point!("ipam.assign.after_call");
-                assigned.map(|eni| Outcome::Assigned { addresses: eni.addresses })
+                assigned.map(|eni| Outcome::Assigned {
+                    addresses: eni.addresses,
+                })
             }
             Call::Attach { eni, instance } => {
                 mesh::crash_point!("ipam.attach.before_call");
@@ -215,7 +234,9 @@ impl Driver {
                 mesh::crash_point!("ipam.unassign.before_call");
                 let unassigned = self.cloud.unassign(&key, priority, eni, ipv4, ipv6).await;
                 mesh::crash_point!("ipam.unassign.after_call");
-                unassigned.map(|eni| Outcome::Unassigned { addresses: eni.addresses })
+                unassigned.map(|eni| Outcome::Unassigned {
+                    addresses: eni.addresses,
+                })
             }
             Call::Detach { eni, instance } => {
                 mesh::crash_point!("ipam.detach.before_call");
@@ -269,15 +290,31 @@ impl Driver {
             return;
         }
         let (reason, message, per_instance) = match outcome {
-            Outcome::Exhausted => {
-                (Reason::VswitchExhausted, "the cloud says that the vSwitch has no free address", false)
-            }
-            Outcome::EniLimit => (Reason::EniLimit, "the cloud allows the instance no further ENI", true),
-            Outcome::AddressLimit => {
-                (Reason::AddressLimit, "the cloud allows the ENI no further address", true)
-            }
-            Outcome::Refused => (Reason::CloudInvalid, "the cloud refuses the request as such", false),
-            Outcome::NotFound => (Reason::NotFound, "the cloud does not know an object of the request", true),
+            Outcome::Exhausted => (
+                Reason::VswitchExhausted,
+                "the cloud says that the vSwitch has no free address",
+                false,
+            ),
+            Outcome::EniLimit => (
+                Reason::EniLimit,
+                "the cloud allows the instance no further ENI",
+                true,
+            ),
+            Outcome::AddressLimit => (
+                Reason::AddressLimit,
+                "the cloud allows the ENI no further address",
+                true,
+            ),
+            Outcome::Refused => (
+                Reason::CloudInvalid,
+                "the cloud refuses the request as such",
+                false,
+            ),
+            Outcome::NotFound => (
+                Reason::NotFound,
+                "the cloud does not know an object of the request",
+                true,
+            ),
             Outcome::Created { .. }
             | Outcome::Attached { .. }
             | Outcome::Assigned { .. }
@@ -292,7 +329,12 @@ impl Driver {
             message: message.to_owned(),
             until: Instant::now() + self.blocked,
         };
-        let instance = owned.handle.view().shard.eni(step.eni).map(|eni| eni.instance.clone());
+        let instance = owned
+            .handle
+            .view()
+            .shard
+            .eni(step.eni)
+            .map(|eni| eni.instance.clone());
         owned.blocks.send_modify(|blocks| match instance {
             Some(instance) if per_instance => {
                 blocks.instances.insert(instance, block);
@@ -312,8 +354,15 @@ enum Taken {
 }
 
 fn after_attach(eni: CloudEni, instance: &str) -> Outcome {
-    if eni.status == "InUse" && eni.instance.as_ref().is_some_and(|i| i.as_str() == instance) {
-        Outcome::Attached { addresses: eni.addresses }
+    if eni.status == "InUse"
+        && eni
+            .instance
+            .as_ref()
+            .is_some_and(|i| i.as_str() == instance)
+    {
+        Outcome::Attached {
+            addresses: eni.addresses,
+        }
     } else {
         // The gateway answers when it is attached; anything else is looked at again.
         Outcome::Retry
@@ -337,16 +386,27 @@ fn priority(owned: &Owned, step: &Step) -> Priority {
         Call::Create { .. } | Call::Assign { .. } | Call::Attach { .. } => {
             let view = owned.handle.view();
             let urgent = view.shard.eni(step.eni).is_some_and(|eni| {
-                owned.demand.borrow().get(&eni.instance).is_some_and(|demand| demand.urgent)
+                owned
+                    .demand
+                    .borrow()
+                    .get(&eni.instance)
+                    .is_some_and(|demand| demand.urgent)
             });
-            if urgent { Priority::PodWaiting } else { Priority::Refill }
+            if urgent {
+                Priority::PodWaiting
+            } else {
+                Priority::Refill
+            }
         }
     }
 }
 
 /// What a failed call means for its operation.
 fn outcome_of(error: &CloudError) -> Outcome {
-    let CloudError::Refused { reason, address, .. } = error else {
+    let CloudError::Refused {
+        reason, address, ..
+    } = error
+    else {
         return Outcome::Retry;
     };
     match reason {
@@ -395,13 +455,17 @@ fn result_of(outcome: &Outcome) -> CallResult {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn refused(reason: Reason) -> CloudError {
-        CloudError::Refused { reason, message: String::new(), address: None, retry_after: None }
+        CloudError::Refused {
+            reason,
+            message: String::new(),
+            address: None,
+            retry_after: None,
+        }
     }
 
     // I8: what is not known or may pass is never taken for a refusal.
@@ -417,6 +481,9 @@ mod tests {
         ] {
             assert_eq!(outcome_of(&error), Outcome::Retry, "{error}");
         }
-        assert_eq!(outcome_of(&refused(Reason::VswitchExhausted)), Outcome::Exhausted);
+        assert_eq!(
+            outcome_of(&refused(Reason::VswitchExhausted)),
+            Outcome::Exhausted
+        );
     }
 }

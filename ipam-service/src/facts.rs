@@ -64,8 +64,19 @@ pub struct Facts {
 
 impl Facts {
     /// Facts by `cloud`, believed for `keep`; `security_groups` are those of `eni_conf`.
-    pub fn new(cloud: Cloud, stack: Stack, security_groups: Vec<SecurityGroupId>, keep: Duration) -> Self {
-        Self { cloud, stack, security_groups, keep, known: Mutex::default() }
+    pub fn new(
+        cloud: Cloud,
+        stack: Stack,
+        security_groups: Vec<SecurityGroupId>,
+        keep: Duration,
+    ) -> Self {
+        Self {
+            cloud,
+            stack,
+            security_groups,
+            keep,
+            known: Mutex::default(),
+        }
     }
 
     /// The facts of an instance.

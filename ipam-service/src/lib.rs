@@ -25,4 +25,5 @@ pub mod reconcile;
 pub mod replica;
 pub mod routing;
 pub mod session;
+pub mod space;
 pub mod traces;

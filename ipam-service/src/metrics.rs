@@ -94,17 +94,49 @@ impl Default for Metrics {
 impl Metrics {
     /// Makes them visible.
     pub fn register(&self, registry: &mesh::metrics::Registry) {
-        registry.register("ipam_commit_duration_seconds", "time of one append", self.commit_seconds.clone());
-        registry.register("ipam_commit_batch_records", "records of one append", self.commit_records.clone());
-        registry.register("ipam_commit_unknown", "appends whose answer was lost", self.commit_unknown.clone());
-        registry.register("ipam_fenced", "times that another owner was found", self.fenced.clone());
+        registry.register(
+            "ipam_commit_duration_seconds",
+            "time of one append",
+            self.commit_seconds.clone(),
+        );
+        registry.register(
+            "ipam_commit_batch_records",
+            "records of one append",
+            self.commit_records.clone(),
+        );
+        registry.register(
+            "ipam_commit_unknown",
+            "appends whose answer was lost",
+            self.commit_unknown.clone(),
+        );
+        registry.register(
+            "ipam_fenced",
+            "times that another owner was found",
+            self.fenced.clone(),
+        );
         registry.register("ipam_claims", "shards claimed", self.claims.clone());
         registry.register("ipam_shards_owned", "shards owned now", self.owned.clone());
-        registry.register("ipam_sessions", "node sessions open now", self.sessions.clone());
-        registry.register("ipam_sessions_refused", "node sessions refused", self.sessions_refused.clone());
-        registry.register("ipam_cloud_calls", "calls to the gateway", self.calls.clone());
+        registry.register(
+            "ipam_sessions",
+            "node sessions open now",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "ipam_sessions_refused",
+            "node sessions refused",
+            self.sessions_refused.clone(),
+        );
+        registry.register(
+            "ipam_cloud_calls",
+            "calls to the gateway",
+            self.calls.clone(),
+        );
         registry.register("ipam_slots", "addresses by state", self.slots.clone());
-        registry.register("ipam_reconcile_drift", "differences between books and cloud", self.drift.clone());
+        registry.register(
+            "ipam_reconcile_drift",
+            "differences between books and cloud",
+            self.drift.clone(),
+        );
         registry.register(
             "ipam_clock_skew_milliseconds",
             "wall clock against committed time, when it is worth a look",
@@ -115,7 +147,8 @@ impl Metrics {
     /// Notes an append.
     pub fn commit(&self, took: Duration, records: usize) {
         self.commit_seconds.observe(took.as_secs_f64());
-        self.commit_records.observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));
+        self.commit_records
+            .observe(f64::from(u32::try_from(records).unwrap_or(u32::MAX)));
     }
 
     /// Notes a call to the gateway.
@@ -130,7 +163,8 @@ impl Metrics {
 
     /// Notes how far the wall clock is off.
     pub fn clock_skew(&self, skew: Duration) {
-        self.clock_skew.set(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX));
+        self.clock_skew
+            .set(i64::try_from(skew.as_millis()).unwrap_or(i64::MAX));
     }
 
     /// Shows the slots of one family of a shard.

@@ -95,7 +95,10 @@ impl Planner {
         let blocks = owned.blocks.borrow().clone();
         let mut nodes: Vec<(InstanceId, NodeDemand)> = {
             let demand = owned.demand.borrow();
-            demand.iter().map(|(instance, demand)| (instance.clone(), demand.clone())).collect()
+            demand
+                .iter()
+                .map(|(instance, demand)| (instance.clone(), demand.clone()))
+                .collect()
         };
         // Stable: those with a waiting pod first.
         nodes.sort_by_key(|(_, demand)| !demand.urgent);
@@ -150,38 +153,63 @@ impl Planner {
             node.free_places = (0..node.quota.secondary_enis()).collect();
         }
         let mut plan = plan_node(shard, &node, &policy, now);
-        if plan.records.iter().any(|record| matches!(record, Record::EniIntent { .. })) {
+        if plan
+            .records
+            .iter()
+            .any(|record| matches!(record, Record::EniIntent { .. }))
+        {
             // An ENI is wanted: now it matters what other shards have taken.
             match quota::free_places(&*self.log, &instance, &node.quota).await {
                 Ok(places) => node.free_places = places,
                 Err(error) => {
                     warn!(shard = %owned.id(), %error, "places on an instance can not be read");
-                    return Look { instance, shortfall: None, failed: true };
+                    return Look {
+                        instance,
+                        shortfall: None,
+                        failed: true,
+                    };
                 }
             }
             plan = plan_node(shard, &node, &policy, now);
         }
-        let shortfall = plan.shortage.map(|shortage| self.shortfall(blocks, &instance, shortage));
+        let shortfall = plan
+            .shortage
+            .map(|shortage| self.shortfall(blocks, &instance, shortage));
         if plan.records.is_empty() {
-            return Look { instance, shortfall, failed: false };
+            return Look {
+                instance,
+                shortfall,
+                failed: false,
+            };
         }
-        let span = tracing::info_span!("ipam.intent", shard = %owned.id(), records = plan.records.len());
+        let span =
+            tracing::info_span!("ipam.intent", shard = %owned.id(), records = plan.records.len());
         set_parent(&span, &demand.traceparent);
         let proposed = owned
             .handle
-            .propose(Box::new(move |shard, now| plan_node(shard, &node, &policy, now).records))
+            .propose(Box::new(move |shard, now| {
+                plan_node(shard, &node, &policy, now).records
+            }))
             .instrument(span)
             .await;
         let failed = match proposed {
             Ok(_) | Err(ProposeError::NotOwner) => false,
             // The state moved on, which is a change that leads to the next look.
             Err(ProposeError::Stale(_) | ProposeError::PlaceTaken { .. }) => true,
-            Err(error @ (ProposeError::Unavailable(_) | ProposeError::Overloaded | ProposeError::Invalid(_))) => {
+            Err(
+                error @ (ProposeError::Unavailable(_)
+                | ProposeError::Overloaded
+                | ProposeError::Invalid(_)),
+            ) => {
                 warn!(shard = %owned.id(), %error, "a plan was not written");
                 true
             }
         };
-        Look { instance, shortfall, failed }
+        Look {
+            instance,
+            shortfall,
+            failed,
+        }
     }
 
     fn shortfall(&self, blocks: &Blocks, instance: &InstanceId, shortage: Shortage) -> Shortfall {
@@ -190,26 +218,37 @@ impl Planner {
             Shortage::VSwitchExhausted => blocks.shard.as_ref(),
             Shortage::EniLimit => blocks.instances.get(instance),
         };
-        let wait = block.map_or(self.retry_after, |block| block.until.saturating_duration_since(now));
+        let wait = block.map_or(self.retry_after, |block| {
+            block.until.saturating_duration_since(now)
+        });
         // Rounded up to whole seconds, so that a repeated look gives the same text.
-        let retry_after_ms = u32::try_from(wait.as_secs().saturating_add(1).saturating_mul(1_000)).unwrap_or(u32::MAX);
+        let retry_after_ms = u32::try_from(wait.as_secs().saturating_add(1).saturating_mul(1_000))
+            .unwrap_or(u32::MAX);
         let (reason, message) = match (block, shortage) {
             (Some(block), _) => (block.reason, block.message.clone()),
-            (None, Shortage::VSwitchExhausted) => {
-                (Reason::VswitchExhausted, "the shard has no free address".to_owned())
-            }
-            (None, Shortage::EniLimit) => {
-                (Reason::EniLimit, "the instance type allows no further ENI".to_owned())
-            }
+            (None, Shortage::VSwitchExhausted) => (
+                Reason::VswitchExhausted,
+                "the shard has no free address".to_owned(),
+            ),
+            (None, Shortage::EniLimit) => (
+                Reason::EniLimit,
+                "the instance type allows no further ENI".to_owned(),
+            ),
         };
-        Shortfall { reason, message, retry_after_ms }
+        Shortfall {
+            reason,
+            message,
+            retry_after_ms,
+        }
     }
 
     fn show(&self, owned: &Owned, shard: &Shard) {
         use types::address::Family;
-        self.metrics.slots(owned.id(), "v4", shard.counts(Family::V4));
+        self.metrics
+            .slots(owned.id(), "v4", shard.counts(Family::V4));
         if shard.spec().has_v6() {
-            self.metrics.slots(owned.id(), "v6", shard.counts(Family::V6));
+            self.metrics
+                .slots(owned.id(), "v6", shard.counts(Family::V6));
         }
     }
 }

@@ -25,5 +25,7 @@ pub async fn free_places(
         .iter()
         .filter_map(|entry| entry.key.eni_index())
         .collect();
-    Ok((0..quota.secondary_enis()).filter(|place| !taken.contains(place)).collect())
+    Ok((0..quota.secondary_enis())
+        .filter(|place| !taken.contains(place))
+        .collect())
 }

@@ -105,7 +105,11 @@ impl Reconciler {
         let mut soon = true;
         loop {
             // The first look shortly after the claim: who takes addresses of a shared vSwitch is learnt before most.
-            let wait = if soon { self.age.min(self.every) } else { self.every };
+            let wait = if soon {
+                self.age.min(self.every)
+            } else {
+                self.every
+            };
             soon = match self.look(owned, &mut memory).await {
                 Ok(pending) => pending,
                 Err(error) => {
@@ -120,12 +124,19 @@ impl Reconciler {
     /// One comparison; whether something was seen that needs a second look.
     async fn look(&self, owned: &Owned, memory: &mut Memory) -> Result<bool, CloudError> {
         let before = owned.handle.view().shard;
-        let filter = EniFilter { vswitch: Some(owned.id().vswitch.clone()), ..EniFilter::default() };
+        let filter = EniFilter {
+            vswitch: Some(owned.id().vswitch.clone()),
+            ..EniFilter::default()
+        };
         let enis = self.cloud.enis(&filter, Priority::Reconcile).await?;
         // What changed while the cloud was asked is looked at next time.
         let after = owned.handle.view().shard;
         let now = Instant::now();
-        let picture = Picture { cloud: &enis, before: &before, after: &after };
+        let picture = Picture {
+            cloud: &enis,
+            before: &before,
+            after: &after,
+        };
         self.foreign(owned, &picture).await;
         self.orphans(owned, &picture, memory, now).await;
         self.strays(owned, &picture, memory, now).await;
@@ -140,8 +151,13 @@ impl Reconciler {
     }
 
     fn is_ours(&self, eni: &CloudEni) -> bool {
-        eni.tags.get(TAG_CREATOR).is_some_and(|creator| creator == CREATOR)
-            && eni.tags.get(TAG_AUTHORITY).is_some_and(|authority| authority == self.cloud.authority())
+        eni.tags
+            .get(TAG_CREATOR)
+            .is_some_and(|creator| creator == CREATOR)
+            && eni
+                .tags
+                .get(TAG_AUTHORITY)
+                .is_some_and(|authority| authority == self.cloud.authority())
     }
 
     /// The shard and operation that an ENI of ours was made by.
@@ -185,27 +201,46 @@ impl Reconciler {
     }
 
     /// ENIs by our tags that no shard knows: made by a call whose answer never came back.
-    async fn orphans(&self, owned: &Owned, picture: &Picture<'_>, memory: &mut Memory, now: Instant) {
+    async fn orphans(
+        &self,
+        owned: &Owned,
+        picture: &Picture<'_>,
+        memory: &mut Memory,
+        now: Instant,
+    ) {
         let orphans: BTreeMap<EniId, (&CloudEni, Seq)> = picture
             .cloud
             .iter()
             .filter(|eni| self.is_ours(eni) && !eni.primary_of_instance)
             .filter_map(|eni| Some((eni, Self::op_of(owned, eni)?)))
             .filter(|(eni, op)| {
-                let known = |shard: &Shard| shard.eni(*op).is_some() || shard.eni_by_id(&eni.id).is_some();
+                let known =
+                    |shard: &Shard| shard.eni(*op).is_some() || shard.eni_by_id(&eni.id).is_some();
                 // An operation that is still to come is not an orphan either.
                 !known(picture.before) && !known(picture.after) && *op <= picture.before.last_seq()
             })
             .map(|(eni, op)| (eni.id.clone(), (eni, op)))
             .collect();
-        let due = memory.orphans.again(now, self.age, &orphans.keys().cloned().collect());
+        let due = memory
+            .orphans
+            .again(now, self.age, &orphans.keys().cloned().collect());
         for id in due {
-            let Some((eni, op)) = orphans.get(&id) else { continue };
+            let Some((eni, op)) = orphans.get(&id) else {
+                continue;
+            };
             self.metrics.drift("orphan_eni");
             info!(shard = %owned.id(), eni = %id, op = op.0, "an ENI of ours is in no books: it is deleted");
-            let key = CallKey { shard: owned.id().clone(), epoch: owned.handle.epoch(), sequence: *op };
+            let key = CallKey {
+                shard: owned.id().clone(),
+                epoch: owned.handle.epoch(),
+                sequence: *op,
+            };
             let detached = match &eni.instance {
-                Some(instance) => self.cloud.detach(&key, Priority::Reconcile, &id, instance).await,
+                Some(instance) => {
+                    self.cloud
+                        .detach(&key, Priority::Reconcile, &id, instance)
+                        .await
+                }
                 None => Ok(()),
             };
             let deleted = match detached {
@@ -219,10 +254,18 @@ impl Reconciler {
     }
 
     /// Addresses on ENIs of ours that the books have elsewhere or nowhere.
-    async fn strays(&self, owned: &Owned, picture: &Picture<'_>, memory: &mut Memory, now: Instant) {
+    async fn strays(
+        &self,
+        owned: &Owned,
+        picture: &Picture<'_>,
+        memory: &mut Memory,
+        now: Instant,
+    ) {
         let mut strays = BTreeSet::new();
         for eni in picture.cloud.iter().filter(|eni| self.is_ours(eni)) {
-            let Some((key, known)) = picture.after.eni_by_id(&eni.id) else { continue };
+            let Some((key, known)) = picture.after.eni_by_id(&eni.id) else {
+                continue;
+            };
             if known.state != EniState::Attached || picture.before.eni(key).is_none() {
                 continue;
             }
@@ -239,11 +282,21 @@ impl Reconciler {
             info!(shard = %owned.id(), %eni, count = addresses.len(), "addresses in no books are taken off");
             let wanted = addresses.clone();
             // The record keeps them from being granted, and its number is the call's key.
-            let noted = self.propose(owned, move |shard, now| foreign_record(shard, &wanted, now)).await;
+            let noted = self
+                .propose(owned, move |shard, now| foreign_record(shard, &wanted, now))
+                .await;
             let Some(sequence) = noted else { continue };
-            let key = CallKey { shard: owned.id().clone(), epoch: owned.handle.epoch(), sequence };
+            let key = CallKey {
+                shard: owned.id().clone(),
+                epoch: owned.handle.epoch(),
+                sequence,
+            };
             let (ipv4, ipv6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
-            if let Err(error) = self.cloud.unassign(&key, Priority::Reconcile, &eni, &ipv4, &ipv6).await {
+            if let Err(error) = self
+                .cloud
+                .unassign(&key, Priority::Reconcile, &eni, &ipv4, &ipv6)
+                .await
+            {
                 warn!(shard = %owned.id(), %eni, %error, "stray addresses were not taken off yet");
             }
         }
@@ -271,15 +324,29 @@ impl Reconciler {
     }
 
     /// Granted addresses that are not on their ENI: the node is asked to stop using them.
-    async fn absent(&self, owned: &Owned, picture: &Picture<'_>, memory: &mut Memory, now: Instant) {
-        let on: BTreeMap<&EniId, &CloudEni> = picture.cloud.iter().map(|eni| (&eni.id, eni)).collect();
+    async fn absent(
+        &self,
+        owned: &Owned,
+        picture: &Picture<'_>,
+        memory: &mut Memory,
+        now: Instant,
+    ) {
+        let on: BTreeMap<&EniId, &CloudEni> =
+            picture.cloud.iter().map(|eni| (&eni.id, eni)).collect();
         let mut missing = BTreeSet::new();
         for (key, id) in picture.steady() {
             let Some(eni) = on.get(&id) else { continue };
             let granted = |shard: &Shard| -> BTreeSet<IpAddr> {
-                shard.grants_on(key).into_iter().map(|grant| grant.address).collect()
+                shard
+                    .grants_on(key)
+                    .into_iter()
+                    .map(|grant| grant.address)
+                    .collect()
             };
-            let both = granted(picture.before).intersection(&granted(picture.after)).copied().collect::<BTreeSet<_>>();
+            let both = granted(picture.before)
+                .intersection(&granted(picture.after))
+                .copied()
+                .collect::<BTreeSet<_>>();
             missing.extend(both.into_iter().filter(|ip| !eni.addresses.contains(ip)));
         }
         let due = memory.absent.again(now, self.age, &missing);
@@ -300,7 +367,10 @@ impl Reconciler {
                     by_eni.entry(*eni).or_default().insert(slot);
                 }
             }
-            by_eni.into_iter().map(|(eni, slots)| Record::Revoke { eni, slots }).collect()
+            by_eni
+                .into_iter()
+                .map(|(eni, slots)| Record::Revoke { eni, slots })
+                .collect()
         })
         .await;
     }
@@ -326,7 +396,9 @@ impl Reconciler {
                 Err(FactsError::Cloud(error)) => return Err(error),
             }
         }
-        memory.facts.retain(|instance, _| instances.contains(instance));
+        memory
+            .facts
+            .retain(|instance, _| instances.contains(instance));
         for instance in memory.gone.again(now, self.age, &missing) {
             self.metrics.drift("gone_instance");
             info!(shard = %owned.id(), %instance, "the instance is gone: its addresses come back");
@@ -335,7 +407,11 @@ impl Reconciler {
             let of = instance.clone();
             self.propose(owned, move |shard, _| {
                 let granted = !shard.grants_of(&of).is_empty();
-                if granted { vec![Record::NodeGone { instance: of }] } else { Vec::new() }
+                if granted {
+                    vec![Record::NodeGone { instance: of }]
+                } else {
+                    Vec::new()
+                }
             })
             .await;
             owned.demand.send_modify(|demand| {
@@ -366,7 +442,12 @@ impl Picture<'_> {
 
     /// On no ENI by the books, before and after, and not resting.
     fn is_idle(&self, ip: IpAddr) -> bool {
-        let idle = |shard| matches!(Self::state(shard, ip), Some(SlotState::Free | SlotState::Foreign { .. }));
+        let idle = |shard| {
+            matches!(
+                Self::state(shard, ip),
+                Some(SlotState::Free | SlotState::Foreign { .. })
+            )
+        };
         idle(self.before) && idle(self.after)
     }
 
@@ -384,14 +465,23 @@ fn foreign_record(shard: &Shard, addresses: &[IpAddr], now: Tick) -> Vec<Record>
     let slots: SlotSet = shard
         .slots_at(addresses)
         .iter()
-        .filter(|slot| matches!(shard.slot(*slot), Some(SlotState::Free | SlotState::Foreign { .. })))
+        .filter(|slot| {
+            matches!(
+                shard.slot(*slot),
+                Some(SlotState::Free | SlotState::Foreign { .. })
+            )
+        })
         .collect();
     if slots.is_empty() {
         return Vec::new();
     }
     let ttl = shard.spec().vswitch().timing.foreign_ttl.as_millis();
     let ttl_ms = u64::try_from(ttl).unwrap_or(u64::MAX);
-    vec![Record::Foreign { slots, at: now, ttl_ms }]
+    vec![Record::Foreign {
+        slots,
+        at: now,
+        ttl_ms,
+    }]
 }
 
 /// Enough to plan the end of an instance's ENIs when the cloud can not say more.
@@ -425,7 +515,11 @@ mod tests {
         let seen = BTreeSet::from(["a"]);
 
         assert!(sightings.again(start, age, &seen).is_empty());
-        assert!(sightings.again(start + Duration::from_secs(9), age, &seen).is_empty());
+        assert!(
+            sightings
+                .again(start + Duration::from_secs(9), age, &seen)
+                .is_empty()
+        );
         assert_eq!(sightings.again(start + age, age, &seen), seen);
     }
 

@@ -17,7 +17,8 @@ use crate::log::{ClaimError, ReplicaId, SharedLog};
 use crate::membership::{Membership, Plan};
 use crate::metrics::Metrics;
 use crate::owned::Owned;
-use crate::owner::{Limits, Owner, load};
+use crate::owner::writer::Owner;
+use crate::owner::{Limits, Queue, load};
 use crate::plan::Planner;
 use crate::reconcile::Reconciler;
 use crate::traces::Traces;
@@ -62,7 +63,11 @@ pub struct Replica {
 impl Replica {
     /// A replica that owns nothing yet.
     pub fn new(id: ReplicaId, membership: Membership) -> Self {
-        Self { id, membership, owned: watch::Sender::default() }
+        Self {
+            id,
+            membership,
+            owned: watch::Sender::default(),
+        }
     }
 
     /// Its name.
@@ -93,8 +98,10 @@ impl Replica {
     /// Who owns a shard by the store's word.
     pub fn owner_of(&self, id: &ShardId) -> Option<String> {
         let seen = self.membership.ownership();
-        let owner = seen.borrow().owners.get(id).map(|owner| owner.replica.id.to_string());
-        owner
+        seen.borrow()
+            .owners
+            .get(id)
+            .map(|owner| owner.replica.id.to_string())
     }
 
     /// Follows membership's plan until `stop` is cancelled.
@@ -141,17 +148,20 @@ impl Replica {
                 Err(why) => info!(shard = %id, %why, "a shard was not claimed"),
             }
         }
-        let gives = plan.give.iter().filter_map(|(id, to)| Some((self.owned(id)?, to.clone())));
-        let given = futures::StreamExt::for_each_concurrent(
+        let gives = plan
+            .give
+            .iter()
+            .filter_map(|(id, to)| Some((self.owned(id)?, to.clone())));
+        let hand_overs = futures::StreamExt::for_each_concurrent(
             futures::stream::iter(gives),
             HAND_OVERS,
             |(owned, to)| async move { owned.handle.hand_over(to).await },
         );
-        given.await;
-        if moved || !plan.give.is_empty() {
-            if let Err(why) = parts.membership.refresh().await {
-                info!(%why, "membership was not refreshed");
-            }
+        hand_overs.await;
+        if (moved || !plan.give.is_empty())
+            && let Err(why) = parts.membership.refresh().await
+        {
+            info!(%why, "membership was not refreshed");
         }
     }
 
@@ -162,7 +172,8 @@ impl Replica {
         stop: &CancellationToken,
     ) -> Result<(), ClaimError> {
         let me = parts.membership.me();
-        let claimed = tokio::time::timeout(parts.limits.store_call, parts.log.claim(spec.id(), &me));
+        let claimed =
+            tokio::time::timeout(parts.limits.store_call, parts.log.claim(spec.id(), &me));
         let claim = claimed
             .await
             .map_err(|_| ClaimError::Unknown("no answer in time".to_owned()))??;
@@ -180,7 +191,7 @@ impl Replica {
             "the shard is ours"
         );
         let traces = Arc::new(Traces::default());
-        let (owner, handle, queue) = Owner::new(
+        let (writer, handle, queue) = Owner::new(
             Arc::clone(&parts.log),
             claim.fence,
             shard,
@@ -191,7 +202,7 @@ impl Replica {
         let owned = Arc::new(Owned::new(handle, traces));
         parts.metrics.claims.inc();
         self.put(&owned, &parts.metrics);
-        self.start(parts, &owned, owner, queue, stop);
+        self.start(parts, &owned, writer, queue, stop);
         Ok(())
     }
 
@@ -199,18 +210,30 @@ impl Replica {
         &self,
         parts: &Parts,
         owned: &Arc<Owned>,
-        owner: Owner,
-        queue: crate::owner::Queue,
+        writer: Owner,
+        queue: Queue,
         stop: &CancellationToken,
     ) {
         let tasks = &parts.tasks;
-        tasks.spawn_once("driver", parts.driver.clone().run(Arc::clone(owned), stop.clone()));
-        tasks.spawn_once("planner", parts.planner.clone().run(Arc::clone(owned), stop.clone()));
-        tasks.spawn_once("reconciler", parts.reconciler.clone().run(Arc::clone(owned), stop.clone()));
+        tasks.spawn_once(
+            "driver",
+            parts.driver.clone().run(Arc::clone(owned), stop.clone()),
+        );
+        tasks.spawn_once(
+            "planner",
+            parts.planner.clone().run(Arc::clone(owned), stop.clone()),
+        );
+        tasks.spawn_once(
+            "reconciler",
+            parts
+                .reconciler
+                .clone()
+                .run(Arc::clone(owned), stop.clone()),
+        );
         let (this, owned, stop) = (self.clone(), Arc::clone(owned), stop.clone());
         let (membership, metrics) = (parts.membership.clone(), parts.metrics.clone());
         tasks.spawn_once("owner", async move {
-            let ended = owner.run(queue, stop).await;
+            let ended = writer.run(queue, stop).await;
             info!(shard = %owned.id(), ?ended, "the shard is not ours any more");
             this.take(&owned, &metrics);
             if let Err(why) = membership.refresh().await {
@@ -222,7 +245,9 @@ impl Replica {
     fn put(&self, owned: &Arc<Owned>, metrics: &Metrics) {
         self.owned.send_modify(|all| {
             all.insert(owned.id().clone(), Arc::clone(owned));
-            metrics.owned.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+            metrics
+                .owned
+                .set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         });
     }
 
@@ -231,7 +256,9 @@ impl Replica {
             if all.get(owned.id()).is_some_and(|is| Arc::ptr_eq(is, owned)) {
                 all.remove(owned.id());
             }
-            metrics.owned.set(i64::try_from(all.len()).unwrap_or(i64::MAX));
+            metrics
+                .owned
+                .set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         });
     }
 
@@ -242,7 +269,12 @@ impl Replica {
         }
         let mut plans = self.membership.plan();
         for owned in self.all() {
-            let to = plans.borrow_and_update().give.get(owned.id()).cloned().flatten();
+            let to = plans
+                .borrow_and_update()
+                .give
+                .get(owned.id())
+                .cloned()
+                .flatten();
             owned.handle.hand_over(to).await;
         }
         if let Err(why) = self.membership.leave().await {

@@ -37,7 +37,12 @@ impl Router {
         vswitches: BTreeMap<ZoneId, Vec<VSwitchId>>,
         policy: VSwitchPolicy,
     ) -> Self {
-        Self { replica, ownership, vswitches: Arc::new(vswitches), policy }
+        Self {
+            replica,
+            ownership,
+            vswitches: Arc::new(vswitches),
+            policy,
+        }
     }
 
     /// Sends a whole picture now and whenever it changes, until nobody listens.
@@ -57,7 +62,10 @@ impl Router {
                 if routes.is_empty() {
                     warn!(instance = %facts.instance, zone = %facts.zone, "no vSwitch serves the node's zone");
                 }
-                let update = wire::RouteUpdate { version, routes: routes.clone() };
+                let update = wire::RouteUpdate {
+                    version,
+                    routes: routes.clone(),
+                };
                 if out.send(Ok(update)).await.is_err() {
                     return;
                 }
@@ -75,7 +83,10 @@ impl Router {
             .order(facts)
             .iter()
             .map(|vswitch| {
-                let own = seen.shards.values().filter(|entry| entry.shard.vswitch == *vswitch);
+                let own = seen
+                    .shards
+                    .values()
+                    .filter(|entry| entry.shard.vswitch == *vswitch);
                 own.map(|entry| entry.shard.clone()).collect()
             })
             .collect();
@@ -103,7 +114,10 @@ impl Router {
             VSwitchPolicy::Random => {
                 let candidates: Vec<Candidate<'_>> = configured
                     .iter()
-                    .map(|vswitch| Candidate { name: vswitch.as_str(), weight: 1 })
+                    .map(|vswitch| Candidate {
+                        name: vswitch.as_str(),
+                        weight: 1,
+                    })
                     .collect();
                 preference(facts.instance.as_str(), &candidates)
                     .into_iter()

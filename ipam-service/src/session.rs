@@ -112,7 +112,10 @@ impl NodeShard {
             .iter()
             .map(|(id, addresses)| HeldEni {
                 id: id.clone(),
-                addresses: addresses.iter().map(|(ip, generation)| (*ip, *generation)).collect(),
+                addresses: addresses
+                    .iter()
+                    .map(|(ip, generation)| (*ip, *generation))
+                    .collect(),
             })
             .collect()
     }
@@ -188,16 +191,28 @@ impl Session {
             replica: self.replica.id().to_string(),
             instance_type: self.facts.instance_type.clone(),
             zone_id: self.facts.zone.to_string(),
-            max_pods: self.facts.quota.secondary_enis().saturating_mul(self.facts.pods_per_eni()),
+            max_pods: self
+                .facts
+                .quota
+                .secondary_enis()
+                .saturating_mul(self.facts.pods_per_eni()),
             ipv4: true,
             ipv6: self.facts.stack.has_v6(),
             addresses_per_eni: self.facts.pods_per_eni(),
         })
     }
 
-    async fn send(&mut self, traceparent: String, body: wire::node_command::Body) -> Result<(), SessionEnd> {
+    async fn send(
+        &mut self,
+        traceparent: String,
+        body: wire::node_command::Body,
+    ) -> Result<(), SessionEnd> {
         self.sequence = self.sequence.saturating_add(1);
-        let command = wire::NodeCommand { seq: self.sequence, traceparent, body: Some(body) };
+        let command = wire::NodeCommand {
+            seq: self.sequence,
+            traceparent,
+            body: Some(body),
+        };
         match self.out.send_timeout(Ok(command), SLOW_NODE).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(SessionEnd::Slow),
@@ -209,7 +224,9 @@ impl Session {
     fn withdraw(&self) {
         for shard in self.shards.values() {
             shard.owned.demand.send_if_modified(|demand| {
-                let own = demand.get(&self.facts.instance).is_some_and(|d| d.session == self.id);
+                let own = demand
+                    .get(&self.facts.instance)
+                    .is_some_and(|d| d.session == self.id);
                 if own {
                     demand.remove(&self.facts.instance);
                 }
@@ -227,7 +244,8 @@ impl Session {
             Body::Hello(_) => Err(refuse(convert::bad_field("hello", "comes once"))),
             Body::Inventory(inventory) => self.inventory(inventory).await,
             Body::Target(target) => {
-                let span = tracing::info_span!("ipam.target", shard = target.shard, pods = target.pods);
+                let span =
+                    tracing::info_span!("ipam.target", shard = target.shard, pods = target.pods);
                 set_parent(&span, &message.traceparent);
                 let inside = span.clone();
                 self.target(target, &span).instrument(inside).await
@@ -250,18 +268,30 @@ impl Session {
 
     /// The shard, if it is owned here; the node is told otherwise.
     async fn shard(&mut self, text: &str) -> Result<Option<ShardId>, SessionEnd> {
-        let id: ShardId = text.parse().map_err(|e| refuse(convert::bad_field("shard", e)))?;
-        if self.shards.get(&id).is_some_and(|shard| !shard.owned.handle.ended().is_cancelled()) {
+        let id: ShardId = text
+            .parse()
+            .map_err(|e| refuse(convert::bad_field("shard", e)))?;
+        if self
+            .shards
+            .get(&id)
+            .is_some_and(|shard| !shard.owned.handle.ended().is_cancelled())
+        {
             return Ok(Some(id));
         }
         let Some(owned) = self.replica.owned(&id) else {
             self.forget(&id).await?;
             return Ok(None);
         };
-        self.events.insert(id.clone(), events(&owned, self.facts.instance.clone()));
+        self.events
+            .insert(id.clone(), events(&owned, self.facts.instance.clone()));
         self.shards.insert(
             id.clone(),
-            NodeShard { owned, known: BTreeMap::new(), asked: BTreeSet::new(), shortfall: None },
+            NodeShard {
+                owned,
+                known: BTreeMap::new(),
+                asked: BTreeSet::new(),
+                shortfall: None,
+            },
         );
         Ok(Some(id))
     }
@@ -269,7 +299,9 @@ impl Session {
     async fn forget(&mut self, id: &ShardId) -> Result<(), SessionEnd> {
         self.shards.remove(id);
         self.events.remove(id);
-        let body = wire::node_command::Body::NotOwner(wire::NotOwner { shard: id.to_string() });
+        let body = wire::node_command::Body::NotOwner(wire::NotOwner {
+            shard: id.to_string(),
+        });
         self.send(String::new(), body).await
     }
 
@@ -295,7 +327,11 @@ impl Session {
         let Some(shard) = self.shards.get(&id) else {
             return Ok(());
         };
-        let most = self.facts.quota.secondary_enis().saturating_mul(self.facts.pods_per_eni());
+        let most = self
+            .facts
+            .quota
+            .secondary_enis()
+            .saturating_mul(self.facts.pods_per_eni());
         let demand = NodeDemand {
             facts: Arc::clone(&self.facts),
             session: self.id,
@@ -331,7 +367,9 @@ impl Session {
             let absent = owned.absent.borrow().clone();
             let decide = Box::new(move |shard: &Shard, _| {
                 let acked = acknowledge(shard, &instance, revoke, &accepted, &refused);
-                acked.map(|acked| with_unassign(shard, acked, &absent)).unwrap_or_default()
+                acked
+                    .map(|acked| with_unassign(shard, acked, &absent))
+                    .unwrap_or_default()
             });
             match owned.handle.propose(decide).await {
                 Ok(_) | Err(ProposeError::NotOwner) => return Ok(()),
@@ -342,7 +380,9 @@ impl Session {
             }
         }
         // The node says it again in its next session.
-        Err(SessionEnd::Broken(convert::unavailable("the store does not take an acknowledgement")))
+        Err(SessionEnd::Broken(convert::unavailable(
+            "the store does not take an acknowledgement",
+        )))
     }
 
     async fn tell(&mut self, id: &ShardId, event: Event) -> Result<(), SessionEnd> {
@@ -358,7 +398,8 @@ impl Session {
                 }
                 shard.shortfall.clone_from(&now);
                 let state = convert::shard_state(id, now.as_ref());
-                self.send(String::new(), wire::node_command::Body::ShardState(state)).await
+                self.send(String::new(), wire::node_command::Body::ShardState(state))
+                    .await
             }
         }
     }
@@ -368,40 +409,58 @@ impl Session {
         let Some(shard) = self.shards.get(id) else {
             return Ok(());
         };
-        let Difference { attached, grants, revokes, removed } =
-            compare(view, &self.facts.instance, &shard.held());
+        let Difference {
+            attached,
+            grants,
+            revokes,
+            removed,
+        } = compare(view, &self.facts.instance, &shard.held());
         for key in attached {
-            let Some(message) = convert::eni_attached(view, key) else { continue };
+            let Some(message) = convert::eni_attached(view, key) else {
+                continue;
+            };
             let trace = self.trace(id, key);
             self.note(id, &message.eni_id, &message.addresses);
             mesh::crash_point!("ipam.grant.before_send");
-            self.send(trace, wire::node_command::Body::EniAttached(message)).await?;
+            self.send(trace, wire::node_command::Body::EniAttached(message))
+                .await?;
         }
         for (key, grants) in grants {
-            let Some(message) = convert::grant(view, key, &grants) else { continue };
+            let Some(message) = convert::grant(view, key, &grants) else {
+                continue;
+            };
             let trace = self.trace(id, key);
             self.note(id, &message.eni_id, &message.addresses);
             mesh::crash_point!("ipam.grant.before_send");
-            self.send(trace, wire::node_command::Body::Grant(message)).await?;
+            self.send(trace, wire::node_command::Body::Grant(message))
+                .await?;
         }
         for revoke in revokes {
-            if let Some(message) = self.revoke(id, revoke) {
+            if let Some(message) = self.revoke(id, &revoke) {
                 mesh::crash_point!("ipam.revoke.before_send");
-                self.send(String::new(), wire::node_command::Body::Revoke(message)).await?;
+                self.send(String::new(), wire::node_command::Body::Revoke(message))
+                    .await?;
             }
         }
         for eni in removed {
             if let Some(shard) = self.shards.get_mut(id) {
                 shard.known.remove(&eni);
             }
-            let message = wire::RemoveEni { shard: id.to_string(), eni_id: eni.to_string() };
-            self.send(String::new(), wire::node_command::Body::RemoveEni(message)).await?;
+            let message = wire::RemoveEni {
+                shard: id.to_string(),
+                eni_id: eni.to_string(),
+            };
+            self.send(String::new(), wire::node_command::Body::RemoveEni(message))
+                .await?;
         }
         Ok(())
     }
 
     fn trace(&self, id: &ShardId, key: Seq) -> String {
-        self.shards.get(id).map(|shard| shard.owned.traces.of_eni(key)).unwrap_or_default()
+        self.shards
+            .get(id)
+            .map(|shard| shard.owned.traces.of_eni(key))
+            .unwrap_or_default()
     }
 
     fn note(&mut self, id: &ShardId, eni: &str, granted: &[proto::types::v1::GrantedAddress]) {
@@ -417,7 +476,7 @@ impl Session {
     }
 
     /// The message for a revoke that this session has not sent yet.
-    fn revoke(&mut self, id: &ShardId, revoke: RevokeRequest) -> Option<wire::Revoke> {
+    fn revoke(&mut self, id: &ShardId, revoke: &RevokeRequest) -> Option<wire::Revoke> {
         let shard = self.shards.get_mut(id)?;
         if revoke.revoke == Seq(0) {
             // Never granted, or long gone: asked once, and not counted as the node's any more.
@@ -427,7 +486,7 @@ impl Session {
             return None;
         }
         info!(shard = %id, eni = %revoke.eni, revoke = revoke.revoke.0, count = revoke.addresses.len(), "addresses are asked back");
-        Some(convert::revoke(id, &revoke))
+        Some(convert::revoke(id, revoke))
     }
 }
 
@@ -442,7 +501,12 @@ fn with_unassign(shard: &Shard, acked: Record, absent: &BTreeSet<IpAddr>) -> Vec
     };
     let gone: ipam_core::slot::SlotSet = accepted
         .iter()
-        .filter(|slot| shard.spec().address(*slot).is_some_and(|ip| absent.contains(&ip)))
+        .filter(|slot| {
+            shard
+                .spec()
+                .address(*slot)
+                .is_some_and(|ip| absent.contains(&ip))
+        })
         .collect();
     let eni = gone.iter().next().and_then(|slot| shard.slot(slot)?.eni());
     let mut records = vec![acked];
@@ -473,7 +537,10 @@ fn events(owned: &Arc<Owned>, instance: types::cloud::InstanceId) -> Events {
         Event::Ended
     });
     // The writer's end is an event of its own, so the ends of the others need none.
-    Box::pin(futures::stream::select(futures::stream::select(views, shortfalls), ended))
+    Box::pin(futures::stream::select(
+        futures::stream::select(views, shortfalls),
+        ended,
+    ))
 }
 
 /// Who the caller is, and whether its Hello says the same (I12).
@@ -498,7 +565,10 @@ pub fn status_of(end: &SessionEnd) -> Option<Status> {
         SessionEnd::Closed | SessionEnd::Draining => return None,
         SessionEnd::Broken(status) | SessionEnd::Refused(status) => return Some(status.clone()),
         SessionEnd::Replaced => (Code::Aborted, "a newer session of the node took its place"),
-        SessionEnd::Slow => (Code::ResourceExhausted, "the node does not take what it is sent"),
+        SessionEnd::Slow => (
+            Code::ResourceExhausted,
+            "the node does not take what it is sent",
+        ),
     };
     let reason = proto::types::v1::Reason::Unspecified;
     Some(mesh::status::Refusal::new(code, reason.as_str_name(), why).into_status())

@@ -21,19 +21,33 @@ use crate::demand::Shortfall;
 
 /// The refusal of a field.
 pub fn bad_field(field: &str, why: impl std::fmt::Display) -> Status {
-    Refusal::new(Code::InvalidArgument, Reason::BadField.as_str_name(), format!("{field}: {why}"))
-        .with("field", field)
-        .into_status()
+    Refusal::new(
+        Code::InvalidArgument,
+        Reason::BadField.as_str_name(),
+        format!("{field}: {why}"),
+    )
+    .with("field", field)
+    .into_status()
 }
 
 /// The refusal of a caller that is somebody else.
 pub fn identity_mismatch(why: impl Into<String>) -> Status {
-    Refusal::new(Code::PermissionDenied, Reason::IdentityMismatch.as_str_name(), why).into_status()
+    Refusal::new(
+        Code::PermissionDenied,
+        Reason::IdentityMismatch.as_str_name(),
+        why,
+    )
+    .into_status()
 }
 
 /// The refusal when the store is out of reach.
 pub fn unavailable(why: impl Into<String>) -> Status {
-    Refusal::new(Code::Unavailable, Reason::StoreUnavailable.as_str_name(), why).into_status()
+    Refusal::new(
+        Code::Unavailable,
+        Reason::StoreUnavailable.as_str_name(),
+        why,
+    )
+    .into_status()
 }
 
 /// The caller's instance, if its certificate and its message name the same node of our cluster (I12).
@@ -46,17 +60,29 @@ pub fn own_instance(
     instance: &str,
     ours: &ClusterId,
 ) -> Result<InstanceId, Status> {
-    let Identity::Node { cluster: of, instance: is } = identity else {
-        return Err(identity_mismatch("the caller's certificate is not a node's"));
+    let Identity::Node {
+        cluster: of,
+        instance: is,
+    } = identity
+    else {
+        return Err(identity_mismatch(
+            "the caller's certificate is not a node's",
+        ));
     };
     if **of != *ours.as_str() {
-        return Err(identity_mismatch(format!("the certificate is of cluster {of}, not of {ours}")));
+        return Err(identity_mismatch(format!(
+            "the certificate is of cluster {of}, not of {ours}"
+        )));
     }
     if *cluster != **of {
-        return Err(identity_mismatch(format!("the certificate is of cluster {of}, the request names {cluster:?}")));
+        return Err(identity_mismatch(format!(
+            "the certificate is of cluster {of}, the request names {cluster:?}"
+        )));
     }
     if *instance != **is {
-        return Err(identity_mismatch(format!("the certificate is of instance {is}, the request names {instance:?}")));
+        return Err(identity_mismatch(format!(
+            "the certificate is of instance {is}, the request names {instance:?}"
+        )));
     }
     instance.parse().map_err(|e| bad_field("instance_id", e))
 }
@@ -68,7 +94,10 @@ pub fn own_instance(
 pub fn addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, Status> {
     texts
         .iter()
-        .map(|text| text.parse().map_err(|_| bad_field(field, format!("{text:?} is not an address"))))
+        .map(|text| {
+            text.parse()
+                .map_err(|_| bad_field(field, format!("{text:?} is not an address")))
+        })
         .collect()
 }
 
@@ -84,10 +113,9 @@ pub fn held_enis(
         let id: EniId = eni.eni_id.parse().map_err(|e| bad_field("eni_id", e))?;
         let mut known = BTreeMap::new();
         for address in &eni.addresses {
-            let ip = address
-                .ip
-                .parse()
-                .map_err(|_| bad_field("addresses", format!("{:?} is not an address", address.ip)))?;
+            let ip = address.ip.parse().map_err(|_| {
+                bad_field("addresses", format!("{:?} is not an address", address.ip))
+            })?;
             known.insert(ip, Seq(address.generation));
         }
         held.insert(id, known);
@@ -111,7 +139,10 @@ pub fn usage(target: &wire::Target) -> Result<BTreeMap<EniId, BTreeSet<IpAddr>>,
 fn granted(grants: &[Granted]) -> Vec<GrantedAddress> {
     grants
         .iter()
-        .map(|grant| GrantedAddress { ip: grant.address.to_string(), generation: grant.generation.0 })
+        .map(|grant| GrantedAddress {
+            ip: grant.address.to_string(),
+            generation: grant.generation.0,
+        })
         .collect()
 }
 
@@ -121,7 +152,10 @@ pub fn eni_attached(shard: &Shard, key: EniKey) -> Option<wire::EniAttached> {
     let vswitch = shard.spec().vswitch();
     let v4 = IpNet::V4(vswitch.v4.trunc());
     let v6 = vswitch.v6.map(|v6| IpNet::V6(v6.trunc()));
-    let primary = shard.spec().address(Slot { family: Family::V4, index: eni.primary })?;
+    let primary = shard.spec().address(Slot {
+        family: Family::V4,
+        index: eni.primary,
+    })?;
     Some(wire::EniAttached {
         shard: shard.spec().id().to_string(),
         eni_id: eni.id.as_ref()?.to_string(),
@@ -130,7 +164,9 @@ pub fn eni_attached(shard: &Shard, key: EniKey) -> Option<wire::EniAttached> {
         ipv4_cidr: v4.to_string(),
         ipv4_gateway: vswitch_gateway(v4).to_string(),
         ipv6_cidr: v6.map(|v6| v6.to_string()).unwrap_or_default(),
-        ipv6_gateway: v6.map(|v6| vswitch_gateway(v6).to_string()).unwrap_or_default(),
+        ipv6_gateway: v6
+            .map(|v6| vswitch_gateway(v6).to_string())
+            .unwrap_or_default(),
         primary_ip: primary.to_string(),
         addresses: granted(&shard.grants_on(key)),
     })
@@ -154,7 +190,10 @@ pub fn revoke(shard: &ShardId, revoke: &RevokeRequest) -> wire::Revoke {
         addresses: revoke
             .addresses
             .iter()
-            .map(|(ip, generation)| GrantedAddress { ip: ip.to_string(), generation: generation.0 })
+            .map(|(ip, generation)| GrantedAddress {
+                ip: ip.to_string(),
+                generation: generation.0,
+            })
             .collect(),
     }
 }
@@ -206,7 +245,10 @@ pub fn shard_dump(shard: &Shard, epoch: Epoch) -> wire::ShardDump {
             instance_id: eni.instance.to_string(),
             mac: eni.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             primary_ip: spec
-                .address(Slot { family: Family::V4, index: eni.primary })
+                .address(Slot {
+                    family: Family::V4,
+                    index: eni.primary,
+                })
                 .map(|ip| ip.to_string())
                 .unwrap_or_default(),
             quota_index: eni.quota_index,
@@ -251,7 +293,10 @@ mod tests {
         let status = own_instance(&peer, "c1", "i-b", &cluster()).unwrap_err();
 
         assert_eq!(status.code(), Code::PermissionDenied);
-        assert_eq!(mesh::status::reason(&status).as_deref(), Some("REASON_IDENTITY_MISMATCH"));
+        assert_eq!(
+            mesh::status::reason(&status).as_deref(),
+            Some("REASON_IDENTITY_MISMATCH")
+        );
         assert!(own_instance(&peer, "c1", "i-a", &cluster()).is_ok());
     }
 
@@ -278,7 +323,10 @@ mod tests {
     fn bad_address_names_its_field() {
         let status = addresses("bound", &["10.0.0".to_owned()]).unwrap_err();
 
-        assert_eq!(mesh::status::metadata(&status, "field").as_deref(), Some("bound"));
+        assert_eq!(
+            mesh::status::metadata(&status, "field").as_deref(),
+            Some("bound")
+        );
         assert!(status.message().contains("10.0.0"));
     }
 }

@@ -41,7 +41,11 @@ pub struct Full(pub usize);
 impl Registry {
     /// No session yet, at most `most`.
     pub fn new(most: usize, metrics: Metrics) -> Self {
-        Self { inner: Arc::default(), most, metrics }
+        Self {
+            inner: Arc::default(),
+            most,
+            metrics,
+        }
     }
 
     /// A place for a session of `instance`; an older one of it is told to end.
@@ -58,8 +62,15 @@ impl Registry {
         if let Some((_, older)) = inner.open.insert(instance.clone(), (id, replaced.clone())) {
             older.cancel();
         }
-        self.metrics.sessions.set(i64::try_from(inner.open.len()).unwrap_or(i64::MAX));
-        Ok(Place { registry: self.clone(), instance: instance.clone(), id, replaced })
+        self.metrics
+            .sessions
+            .set(i64::try_from(inner.open.len()).unwrap_or(i64::MAX));
+        Ok(Place {
+            registry: self.clone(),
+            instance: instance.clone(),
+            id,
+            replaced,
+        })
     }
 
     /// Sessions open now.
@@ -81,10 +92,17 @@ impl Registry {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.registry.lock();
-        if inner.open.get(&self.instance).is_some_and(|(id, _)| *id == self.id) {
+        if inner
+            .open
+            .get(&self.instance)
+            .is_some_and(|(id, _)| *id == self.id)
+        {
             inner.open.remove(&self.instance);
         }
-        self.registry.metrics.sessions.set(i64::try_from(inner.open.len()).unwrap_or(i64::MAX));
+        self.registry
+            .metrics
+            .sessions
+            .set(i64::try_from(inner.open.len()).unwrap_or(i64::MAX));
     }
 }
 
@@ -113,6 +131,9 @@ mod tests {
         let registry = Registry::new(1, Metrics::default());
         let _one = registry.enter(&"i-a".parse().unwrap()).unwrap();
 
-        assert_eq!(registry.enter(&"i-b".parse().unwrap()).unwrap_err(), Full(1));
+        assert_eq!(
+            registry.enter(&"i-b".parse().unwrap()).unwrap_err(),
+            Full(1)
+        );
     }
 }
