@@ -4,6 +4,7 @@
 //! either does all of it or refuses in the words of the API.
 
 pub mod address;
+pub mod create;
 pub mod eni;
 pub mod history;
 pub mod instance;

@@ -5,7 +5,7 @@ use ecs_api::model::eni::{EniKind, EniStatus};
 use types::cloud::{EniId, InstanceId, InstanceType, SecurityGroupId, VSwitchId, VpcId, ZoneId};
 use types::time::Tick;
 
-use crate::account::eni::NewEni;
+use crate::account::create::NewEni;
 use crate::account::{Account, exists, missing};
 use crate::refusal::Refusal;
 use crate::spec::{InstanceSpec, InstanceView, WorldError};

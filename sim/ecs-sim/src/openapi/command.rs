@@ -11,7 +11,8 @@ use ecs_api::model::Pick;
 use ecs_api::model::eni::EniKind;
 use types::cloud::{EniId, InstanceId, RegionId};
 
-use crate::account::eni::{NewEni, size};
+use crate::account::create::NewEni;
+use crate::account::eni::size;
 use crate::account::instance::no_instance;
 use crate::openapi::page::{Bounds, Page};
 use crate::openapi::parameters::Parameters;

@@ -203,7 +203,7 @@ impl Sim {
         Ok(reply)
     }
 
-    async fn unassign(&self, eni: &EniId, ips: &[IpAddr]) -> Result<Value, Refusal> {
+    pub(super) async fn unassign(&self, eni: &EniId, ips: &[IpAddr]) -> Result<Value, Refusal> {
         let lock = self.existing_lock(eni)?;
         let _guard = lock.lock().await;
         let (v4, v6) = by_family(ips);
