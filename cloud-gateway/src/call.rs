@@ -17,9 +17,9 @@ use types::time::Tick;
 use uuid::Uuid;
 
 use crate::credentials::CredentialFiles;
+use crate::fence::Fence;
 use crate::limits::{Budgets, Class, NoBudget};
 use crate::metrics::Metrics;
-use crate::op::Fence;
 use crate::transport::{Transport, TransportError};
 
 /// Why a call has no answer that is good.

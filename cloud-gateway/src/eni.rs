@@ -3,8 +3,10 @@
 //! What is certain comes from the cloud's answers; reads may be old. A state that only a read speaks for counts
 //! after two reads that agree. A call without a `ClientToken` is repeated only after a look at the state.
 
-pub mod addresses;
-pub mod moves;
+mod addresses;
+mod create;
+mod load;
+mod moves;
 pub mod turns;
 
 use std::collections::BTreeMap;
@@ -14,14 +16,9 @@ use std::time::Duration;
 
 use ecs_api::action::{Action, MAX_CONCURRENT_ATTACHES, MAX_DESCRIBE_IDS};
 use ecs_api::fault::{Fault, FaultClass};
-use ecs_api::model::Pick;
-use ecs_api::model::eni::{
-    CreateNetworkInterface, CreatedEni, DescribeNetworkInterfaces, Eni, EniStatus,
-};
-use mesh::crash_point;
+use ecs_api::model::eni::{DescribeNetworkInterfaces, Eni};
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Span, info_span};
 use types::cloud::{EniId, InstanceId, SecurityGroupId, VSwitchId};
 
 use crate::call::{CallError, Caller, Terms};
@@ -59,9 +56,6 @@ pub const CRASH_POINTS: [&str; 18] = [
 /// Looks at an ENI before a refusal that names an address is believed. Reason: a read may be older than an earlier
 /// try of the same operation.
 const LOOKS_BEFORE_CONFLICT: u32 = 3;
-/// Creates that answer without an id before the cloud counts as out of order.
-const MAX_NOT_MADE: u32 = 5;
-
 /// An ENI to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEni {
@@ -276,148 +270,6 @@ impl Verbs {
         }
     }
 
-    async fn create(
-        &self,
-        op: &OpKey,
-        new: &NewEni,
-        terms: &Terms,
-        subject: &Subject,
-    ) -> Result<Outcome, Failure> {
-        let request = CreateNetworkInterface {
-            primary_ip: new.primary_ip,
-            ipv4: listed(&new.ipv4),
-            ipv6: listed(&new.ipv6),
-            description: new.description.clone(),
-            tags: new.tags.clone(),
-            client_token: Some(op.client_token("create")),
-            ..CreateNetworkInterface::new(new.vswitch.clone(), new.security_groups.clone())
-        };
-        crash_point!("gw.create.before_send");
-        let (made, request_id) = match self.send_create(&request, terms).await {
-            Ok(made) => made,
-            Err(CallError::Refused(fault)) => {
-                let found = self.made_before(new, &fault, terms).await;
-                match found {
-                    Some(eni) => (eni, fault.request_id),
-                    None => return Err(self.create_refused(new, &fault, terms, subject).await),
-                }
-            }
-            Err(error) => {
-                return Err(Failure::of_call(
-                    Action::CreateNetworkInterface,
-                    &error,
-                    subject,
-                ));
-            }
-        };
-        crash_point!("gw.create.after_send");
-        let eni = self
-            .read_back_made(new, &made, terms)
-            .instrument(readback_span("create", &made))
-            .await?;
-        crash_point!("gw.create.before_reply");
-        Ok(Outcome {
-            eni: Some(Box::new(eni)),
-            request_ids: vec![request_id],
-        })
-    }
-
-    async fn send_create(
-        &self,
-        request: &CreateNetworkInterface,
-        terms: &Terms,
-    ) -> Result<(EniId, String), CallError> {
-        for n in 0..MAX_NOT_MADE {
-            let answer = self.caller.call(request, terms).await?;
-            match answer.reply {
-                CreatedEni::Made(eni) => return Ok((eni.id, answer.request_id)),
-                // Under the same token this is one and the same creation.
-                CreatedEni::NotMade => {
-                    if !terms.pause(self.reader.wait_before(n)).await {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(CallError::Unknown {
-            what: "the cloud answers success without an ENI".to_owned(),
-        })
-    }
-
-    /// The ENI that an earlier try of this operation made, if the cloud has forgotten the token.
-    async fn made_before(&self, new: &NewEni, fault: &Fault, terms: &Terms) -> Option<EniId> {
-        let may_be_ours = matches!(
-            fault.class,
-            FaultClass::AddressInUse | FaultClass::IdempotencyMismatch
-        );
-        let tag = new.tags.get(OP_TAG)?;
-        if !may_be_ours {
-            return None;
-        }
-        let filter = DescribeNetworkInterfaces {
-            vswitch: Some(new.vswitch.clone()),
-            tags: BTreeMap::from([(OP_TAG.to_owned(), tag.clone())]),
-            ..DescribeNetworkInterfaces::default()
-        };
-        let enis = self.reader.list(&filter, terms).await.ok()?;
-        let mut ours = enis.into_iter().filter(|eni| has_all(eni, new));
-        ours.next().map(|eni| eni.id)
-    }
-
-    async fn create_refused(
-        &self,
-        new: &NewEni,
-        fault: &Fault,
-        terms: &Terms,
-        subject: &Subject,
-    ) -> Failure {
-        let failure = Failure::of_fault(Action::CreateNetworkInterface, fault, subject);
-        let Failure::AddressInUse { what, .. } = failure else {
-            return failure;
-        };
-        let mut wanted = Addresses {
-            ipv4: new.ipv4.clone(),
-            ipv6: new.ipv6.clone(),
-        };
-        wanted.ipv4.extend(new.primary_ip);
-        let taken = self
-            .taken_by_others(&wanted, &new.vswitch, None, terms)
-            .await;
-        Failure::AddressInUse {
-            addresses: or_named(taken, &wanted, &fault.message),
-            what,
-        }
-    }
-
-    async fn read_back_made(
-        &self,
-        new: &NewEni,
-        made: &EniId,
-        terms: &Terms,
-    ) -> Result<Eni, Failure> {
-        let mut looks = self.looks(made, terms, true);
-        let began = Instant::now();
-        loop {
-            match looks.next().await {
-                Ok(Some(eni)) if is_made(&eni) && has_all(&eni, new) => return Ok(eni),
-                // The token still answers for an ENI that was deleted since.
-                Ok(None) if began.elapsed() >= self.reissue_after => {
-                    return Err(Failure::NotFound {
-                        id: made.to_string(),
-                        what: "made by this operation, and not there any more".to_owned(),
-                    });
-                }
-                Ok(_) => {}
-                Err(blind) => {
-                    return Err(of_blind(
-                        blind,
-                        &format!("{made} was made and is not read back yet"),
-                    ));
-                }
-            }
-        }
-    }
-
     /// Which of the wanted addresses other ENIs of the vSwitch have.
     async fn taken_by_others(
         &self,
@@ -474,27 +326,6 @@ fn has(eni: &Eni, ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => eni.ipv4.contains(&ip),
         IpAddr::V6(ip) => eni.ipv6.contains(&ip),
-    }
-}
-
-fn has_all(eni: &Eni, new: &NewEni) -> bool {
-    new.primary_ip.is_none_or(|ip| eni.primary_ip == ip)
-        && new.ipv4.iter().all(|ip| eni.ipv4.contains(ip))
-        && new.ipv6.iter().all(|ip| eni.ipv6.contains(ip))
-}
-
-fn is_made(eni: &Eni) -> bool {
-    matches!(
-        eni.status,
-        EniStatus::Available | EniStatus::Attaching | EniStatus::InUse
-    )
-}
-
-fn listed<A: Clone>(addresses: &[A]) -> Pick<A> {
-    if addresses.is_empty() {
-        Pick::Nothing
-    } else {
-        Pick::Listed(addresses.to_vec())
     }
 }
 
@@ -607,6 +438,7 @@ mod tests {
     fn every_crash_point_is_named_in_the_sources() {
         let sources = [
             include_str!("eni.rs"),
+            include_str!("eni/create.rs"),
             include_str!("eni/moves.rs"),
             include_str!("eni/addresses.rs"),
         ]

@@ -12,6 +12,7 @@ pub mod describe;
 pub mod eni;
 pub mod facts;
 pub mod failure;
+pub mod fence;
 pub mod limits;
 pub mod metrics;
 pub mod op;

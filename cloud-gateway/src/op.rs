@@ -5,16 +5,15 @@
 //! which is safe: the verbs read back before they repeat, and tokens do not depend on memory.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ecs_api::sign::encode::hex;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::fence::Fence;
 use crate::metrics::Metrics;
 
 /// Bytes of a token, which is written with two hexadecimal digits for each; the cloud takes 64 characters.
@@ -66,74 +65,6 @@ type OpId = (ShardKey, u64);
 
 /// How an operation ended.
 pub type Ended<T> = Result<T, Failure>;
-
-/// Whether the owner that an operation works for may still send.
-///
-/// Reads go on after a fence: what is on the wire should still be seen to its end.
-#[derive(Debug)]
-pub struct Fence {
-    shard: String,
-    epoch: AtomicU64,
-    seen: AtomicU64,
-    raised: CancellationToken,
-    sent: AtomicBool,
-}
-
-impl Fence {
-    fn new(op: &OpKey) -> Arc<Self> {
-        Arc::new(Self {
-            shard: op.shard.shard.clone(),
-            epoch: AtomicU64::new(op.epoch),
-            seen: AtomicU64::new(op.epoch),
-            raised: CancellationToken::new(),
-            sent: AtomicBool::new(false),
-        })
-    }
-
-    /// Resolves when a newer owner was seen.
-    pub async fn raised(&self) {
-        self.raised.cancelled().await;
-    }
-
-    /// Whether a newer owner was seen.
-    pub fn is_raised(&self) -> bool {
-        self.raised.is_cancelled()
-    }
-
-    /// Notes that a write left this process: from now on the operation counts as on the wire.
-    pub fn note_sent(&self) {
-        self.sent.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a write left this process.
-    pub fn was_sent(&self) -> bool {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Shard, epoch of the operation, highest epoch seen.
-    pub fn facts(&self) -> (String, u64, u64) {
-        (
-            self.shard.clone(),
-            self.epoch.load(Ordering::Relaxed),
-            self.seen.load(Ordering::Relaxed),
-        )
-    }
-
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// A newer owner asks for the same operation: it goes on in the newer owner's name.
-    fn adopt(&self, epoch: u64) {
-        self.epoch.fetch_max(epoch, Ordering::Relaxed);
-        self.seen.fetch_max(epoch, Ordering::Relaxed);
-    }
-
-    fn raise(&self, seen: u64) {
-        self.seen.fetch_max(seen, Ordering::Relaxed);
-        self.raised.cancel();
-    }
-}
 
 struct Running<T> {
     fingerprint: [u8; 32],
@@ -287,7 +218,7 @@ impl<T: Clone> Registry<T> {
                 retry_after: Duration::from_secs(1),
             });
         }
-        let fence = Fence::new(op);
+        let fence = Fence::new(&op.shard.shard, op.epoch);
         let (result, receiver) = watch::channel(None);
         state.running.insert(
             op.id(),
@@ -401,220 +332,4 @@ fn raise_epoch<T>(state: &mut State<T>, shard: &ShardKey, epoch: u64) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn op(sequence: u64, epoch: u64) -> OpKey {
-        OpKey {
-            shard: ShardKey {
-                authority: "cluster-a".to_owned(),
-                shard: "vsw-1.0".to_owned(),
-            },
-            sequence,
-            epoch,
-        }
-    }
-
-    fn registry(max_running: usize, max_finished: usize) -> Arc<Registry<u32>> {
-        Registry::new(max_running, max_finished, Arc::new(Metrics::default()))
-    }
-
-    fn run(registry: &Arc<Registry<u32>>, op: &OpKey) -> Slot<u32> {
-        let Entry::Run(slot) = registry.enter(op, [0; 32]).unwrap() else {
-            panic!("runs or ran already");
-        };
-        slot
-    }
-
-    #[test]
-    fn token_is_the_same_for_every_owner_of_the_shard() {
-        assert_eq!(
-            op(7, 1).client_token("create"),
-            op(7, 2).client_token("create")
-        );
-    }
-
-    #[test]
-    fn token_differs_by_step_sequence_shard_and_authority() {
-        let base = op(7, 1);
-        let mut other_shard = base.clone();
-        other_shard.shard.shard = "vsw-1.1".to_owned();
-        let mut other_authority = base.clone();
-        other_authority.shard.authority = "cluster-b".to_owned();
-
-        let tokens = [
-            base.client_token("create"),
-            base.client_token("assign"),
-            op(8, 1).client_token("create"),
-            other_shard.client_token("create"),
-            other_authority.client_token("create"),
-        ];
-
-        for (n, token) in tokens.iter().enumerate() {
-            assert!(!tokens[n + 1..].contains(token), "{tokens:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn token_is_short_ascii_whatever_the_key(
-            authority in ".*", shard in ".*", step in ".*", sequence: u64,
-        ) {
-            let op = OpKey { shard: ShardKey { authority, shard }, sequence, epoch: 0 };
-
-            let token = op.client_token(&step);
-
-            prop_assert!(token.len() <= 64 && token.bytes().all(|b| b.is_ascii_hexdigit()));
-        }
-    }
-
-    #[test]
-    fn call_with_the_key_of_a_running_operation_joins_it() {
-        let registry = registry(10, 10);
-        let slot = run(&registry, &op(1, 1));
-
-        let second = registry.enter(&op(1, 1), [0; 32]).unwrap();
-        slot.finish(Ok(5));
-
-        let Entry::Join(result) = second else {
-            panic!("{second:?}");
-        };
-        assert_eq!(*result.borrow(), Some(Ok(5)));
-    }
-
-    #[test]
-    fn finished_operation_answers_without_running_again() {
-        let registry = registry(10, 10);
-        run(&registry, &op(1, 1)).finish(Ok(5));
-
-        assert!(matches!(
-            registry.enter(&op(1, 1), [0; 32]),
-            Ok(Entry::Done(5))
-        ));
-    }
-
-    #[test]
-    fn failed_operation_may_be_tried_again() {
-        let registry = registry(10, 10);
-        run(&registry, &op(1, 1)).finish(Err(Failure::Unavailable {
-            what: String::new(),
-        }));
-
-        assert!(matches!(
-            registry.enter(&op(1, 1), [0; 32]),
-            Ok(Entry::Run(_))
-        ));
-    }
-
-    #[test]
-    fn key_with_other_parameters_is_refused() {
-        let registry = registry(10, 10);
-        let slot = run(&registry, &op(1, 1));
-        assert!(matches!(
-            registry.enter(&op(1, 1), [1; 32]),
-            Err(Failure::Invalid { .. })
-        ));
-
-        slot.finish(Ok(5));
-
-        assert!(matches!(
-            registry.enter(&op(1, 1), [1; 32]),
-            Err(Failure::Invalid { .. })
-        ));
-    }
-
-    // I: the second line of the fence: the work of older owners is dropped at the gateway.
-    #[test]
-    fn older_epoch_after_a_newer_one_is_stale() {
-        let registry = registry(10, 10);
-        run(&registry, &op(1, 5)).finish(Ok(1));
-
-        let refused = registry.enter(&op(2, 4), [0; 32]);
-
-        assert!(
-            matches!(
-                refused,
-                Err(Failure::EpochStale {
-                    epoch: 4,
-                    seen: 5,
-                    ..
-                })
-            ),
-            "{refused:?}"
-        );
-    }
-
-    #[test]
-    fn fence_drops_the_queued_and_names_what_was_sent() {
-        let registry = registry(10, 10);
-        let queued = run(&registry, &op(1, 1));
-        let sent = run(&registry, &op(2, 1));
-        sent.fence().note_sent();
-
-        let on_wire = registry.fence(&op(0, 0).shard, 2).unwrap();
-
-        assert_eq!(on_wire, [2]);
-        assert!(queued.fence().is_raised() && sent.fence().is_raised());
-        assert!(registry.fence(&op(0, 0).shard, 1).is_err());
-    }
-
-    #[test]
-    fn operation_that_the_new_owner_asks_for_too_goes_on() {
-        let registry = registry(10, 10);
-        let same = run(&registry, &op(1, 1));
-        let other = run(&registry, &op(2, 1));
-
-        assert!(matches!(
-            registry.enter(&op(1, 2), [0; 32]),
-            Ok(Entry::Join(_))
-        ));
-
-        assert!(!same.fence().is_raised());
-        assert!(other.fence().is_raised());
-    }
-
-    #[test]
-    fn operation_that_died_leaves_its_key_free() {
-        let registry = registry(10, 10);
-        let slot = run(&registry, &op(1, 1));
-        let waiting = slot.subscribe();
-
-        drop(slot);
-
-        assert!(waiting.has_changed().is_err());
-        assert!(matches!(
-            registry.enter(&op(1, 1), [0; 32]),
-            Ok(Entry::Run(_))
-        ));
-    }
-
-    #[test]
-    fn more_operations_than_may_run_are_shed() {
-        let registry = registry(1, 10);
-        let _slot = run(&registry, &op(1, 1));
-
-        assert!(matches!(
-            registry.enter(&op(2, 1), [0; 32]),
-            Err(Failure::Overloaded { .. })
-        ));
-    }
-
-    #[test]
-    fn memory_of_finished_operations_is_bounded() {
-        let registry = registry(10, 2);
-        for sequence in 1..=3 {
-            run(&registry, &op(sequence, 1)).finish(Ok(5));
-        }
-
-        assert!(matches!(
-            registry.enter(&op(1, 1), [0; 32]),
-            Ok(Entry::Run(_))
-        ));
-        assert!(matches!(
-            registry.enter(&op(3, 1), [0; 32]),
-            Ok(Entry::Done(5))
-        ));
-    }
-}
+mod tests;
