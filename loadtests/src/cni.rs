@@ -51,7 +51,11 @@ pub(crate) async fn run(setup: &Setup) -> Result<bool> {
         pool_max: 40,
         bin_dir: Some(setup.bin_dir.clone()),
         // The pool is warm as long as an address rests shorter than a round trip through all of them.
-        set: [("node-agent", vec![("pool.reuse_after_ms".to_owned(), "0".to_owned())])].into(),
+        set: [(
+            Service::Agent(1),
+            vec![("pool.reuse_after_ms".to_owned(), "0".to_owned())],
+        )]
+        .into(),
         ..ClusterOptions::default()
     };
     line("starting a cluster of one node");
@@ -64,11 +68,16 @@ pub(crate) async fn run(setup: &Setup) -> Result<bool> {
 
 async fn rounds(cluster: &Cluster, setup: &Setup) -> Result<(Side, Side)> {
     let node = cluster.node(1)?.namespace.clone();
-    let agent = cluster.pid(Service::Agent(1)).await.context("the agent does not run")?;
+    let agent = cluster
+        .pid(Service::Agent(1))
+        .await
+        .context("the agent does not run")?;
     let state = cluster.run_dir().root().join("host-local");
     let (mut ours, mut peer) = (Side::default(), Side::default());
     for round in 0..setup.rounds + WARM_UP {
-        let pod = cluster.prepare_quiet_pod(1, "bench", &format!("pod-{round}")).await?;
+        let pod = cluster
+            .prepare_quiet_pod(1, "bench", &format!("pod-{round}"))
+            .await?;
         let call = Call {
             node: node.clone(),
             sandbox: pod.sandbox.clone(),
@@ -76,7 +85,10 @@ async fn rounds(cluster: &Cluster, setup: &Setup) -> Result<(Side, Side)> {
             name: pod.key.name.clone(),
         };
         let theirs = Namespace::create(format!("{}-peer", pod.netns.name()))?;
-        let their_call = Call { netns: theirs.path(), ..call.clone() };
+        let their_call = Call {
+            netns: theirs.path(),
+            ..call.clone()
+        };
         let conf = cluster.network_conf(1);
         let mut add = call.run(&setup.plugin, "ADD", &conf, Some(agent)).await?;
         let peer_conf = peer_conf(&state);
@@ -120,7 +132,10 @@ struct Measured {
 
 impl Measured {
     fn cost(&self) -> Cost {
-        Cost { time: self.time, cpu: self.cpu }
+        Cost {
+            time: self.time,
+            cpu: self.cpu,
+        }
     }
 }
 
@@ -133,8 +148,11 @@ impl Call {
         agent: Option<i32>,
     ) -> Result<Measured> {
         let call = self.clone();
-        let (program, verb, stdin) =
-            (program.to_owned(), verb.to_owned(), conf.to_string().into_bytes());
+        let (program, verb, stdin) = (
+            program.to_owned(),
+            verb.to_owned(),
+            conf.to_string().into_bytes(),
+        );
         let agent_cpu = move || agent.map_or(Ok(Duration::ZERO), process_cpu);
         let measured = self.node.enter_async(move || -> Result<Measured> {
             let before = agent_cpu()?;
@@ -155,7 +173,11 @@ impl Call {
             let cost = measure(&mut command, &stdin)?;
             let agent_after = agent_cpu()?;
             let cpu = cost.cpu + agent_after.saturating_sub(before);
-            Ok(Measured { time: cost.time, cpu, agent_after })
+            Ok(Measured {
+                time: cost.time,
+                cpu,
+                agent_after,
+            })
         });
         measured.await?
     }
@@ -178,18 +200,38 @@ fn peer_conf(state: &Path) -> Value {
 }
 
 fn judge(setup: &Setup, ours: &Side, peer: &Side) -> Result<bool> {
-    line(&format!("{} rounds, alternately, dual stack, warm pool, tracing on", ours.add.len()));
+    line(&format!(
+        "{} rounds, alternately, dual stack, warm pool, tracing on",
+        ours.add.len()
+    ));
     line("                     ours p50   p99        ptp+host-local p50   p99        ratio of p50");
     let mut held = true;
-    let rows: [(&str, &[Cost], &[Cost], f64); 2] =
-        [("ADD", &ours.add, &peer.add, ADD_RATIO_MAX), ("DEL", &ours.del, &peer.del, DEL_RATIO_MAX)];
+    let rows: [(&str, &[Cost], &[Cost], f64); 2] = [
+        ("ADD", &ours.add, &peer.add, ADD_RATIO_MAX),
+        ("DEL", &ours.del, &peer.del, DEL_RATIO_MAX),
+    ];
     for (verb, mine, theirs, limit) in rows {
-        held &= row(&format!("{verb} time"), pick(mine, |c| c.time), pick(theirs, |c| c.time), limit);
-        held &= row(&format!("{verb} CPU"), pick(mine, |c| c.cpu), pick(theirs, |c| c.cpu), limit);
+        held &= row(
+            &format!("{verb} time"),
+            pick(mine, |c| c.time),
+            pick(theirs, |c| c.time),
+            limit,
+        );
+        held &= row(
+            &format!("{verb} CPU"),
+            pick(mine, |c| c.cpu),
+            pick(theirs, |c| c.cpu),
+            limit,
+        );
     }
-    let bytes = std::fs::metadata(&setup.plugin).context("size of the plug-in")?.len();
+    let bytes = std::fs::metadata(&setup.plugin)
+        .context("size of the plug-in")?
+        .len();
     let small = bytes <= PLUGIN_BYTES_MAX;
-    line(&format!("plug-in: {bytes} bytes (at most {PLUGIN_BYTES_MAX}){}", verdict(small)));
+    line(&format!(
+        "plug-in: {bytes} bytes (at most {PLUGIN_BYTES_MAX}){}",
+        verdict(small)
+    ));
     Ok(held && small)
 }
 

@@ -31,14 +31,21 @@ pub(crate) fn measure(command: &mut Command, stdin: &[u8]) -> Result<Cost> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;
-    child.stdin.take().context("no standard input")?.write_all(stdin)?;
+    child
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(stdin)?;
     let output = child.wait_with_output()?;
     let time = start.elapsed();
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         bail!("{command:?} ended with {}: {said}", output.status);
     }
-    Ok(Cost { time, cpu: children_cpu()?.saturating_sub(before) })
+    Ok(Cost {
+        time,
+        cpu: children_cpu()?.saturating_sub(before),
+    })
 }
 
 fn children_cpu() -> Result<Duration> {

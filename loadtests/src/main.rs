@@ -37,14 +37,25 @@ enum What {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return report::failed(&error.into()),
     };
     let outcome = match cli.what {
-        What::Cni { bin_dir, plugin, peers, rounds } => {
-            runtime.block_on(cni::run(&cni::Setup { bin_dir, plugin, peers, rounds }))
-        }
+        What::Cni {
+            bin_dir,
+            plugin,
+            peers,
+            rounds,
+        } => runtime.block_on(cni::run(&cni::Setup {
+            bin_dir,
+            plugin,
+            peers,
+            rounds,
+        })),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -3,9 +3,11 @@
 //! Requests queue; one commit carries all that queued while the last one ran, then everybody is answered. Readers
 //! watch a [`View`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use types::address::Stack;
@@ -44,8 +46,8 @@ pub struct View {
     pub enis: BTreeMap<EniId, EniView>,
     /// Every binding.
     pub bindings: BTreeMap<AttachmentKey, Binding>,
-    /// When the next resting address may be used, if one rests.
-    pub next_rested: Option<Tick>,
+    /// When resting addresses may be used again; those in the past have rested.
+    pub rest_ends: BTreeSet<Tick>,
 }
 
 /// One ENI of a [`View`].
@@ -60,6 +62,12 @@ pub struct EniView {
 }
 
 impl View {
+    /// How long after `now` the next resting address may be used; `None` when none rests.
+    pub fn rests_for(&self, now: Tick) -> Option<Duration> {
+        let later = (Bound::Excluded(now), Bound::Unbounded);
+        self.rest_ends.range(later).next().map(|at| at.since(now))
+    }
+
     /// Bound pods.
     pub fn used(&self) -> u32 {
         u32::try_from(self.bindings.len()).unwrap_or(u32::MAX)
@@ -349,6 +357,22 @@ fn view_of(pool: &Pool) -> View {
             .bindings()
             .map(|b| (b.attachment.clone(), b.clone()))
             .collect(),
-        next_rested: pool.next_rested(),
+        rest_ends: pool.rest_ends(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_that_has_rested_wakes_nobody() {
+        let view = View {
+            rest_ends: [Tick(5), Tick(90)].into(),
+            ..View::default()
+        };
+
+        assert_eq!(view.rests_for(Tick(5)), Some(Duration::from_millis(85)));
+        assert_eq!(view.rests_for(Tick(90)), None);
     }
 }

@@ -309,9 +309,9 @@ impl Pods {
             // A resting address wakes the wait as a change of the pool does.
             let rested = view
                 .borrow()
-                .next_rested
-                .map_or(self.patience.address, |at| at.since(now));
-            let wake = deadline.min(Instant::now() + rested.max(Duration::from_millis(1)));
+                .rests_for(now)
+                .unwrap_or(self.patience.address);
+            let wake = deadline.min(Instant::now() + rested);
             let gone = match tokio::time::timeout_at(wake, view.changed()).await {
                 Ok(changed) => changed.is_err(),
                 Err(_) => false,

@@ -3,7 +3,7 @@
 //! Invariant I3: an address is bound to at most one attachment. The pool is the memory of the
 //! [`crate::ledger`], which makes every change durable before anybody hears of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -327,12 +327,12 @@ impl Pool {
             .min()
     }
 
-    /// When the next resting address may be used again, if one rests.
-    pub fn next_rested(&self) -> Option<Tick> {
+    /// When resting addresses may be used again; those in the past have rested.
+    pub fn rest_ends(&self) -> BTreeSet<Tick> {
         self.freed
             .values()
-            .min()
             .map(|at| at.after(self.reuse_after))
+            .collect()
     }
 
     /// What each shard's addresses amount to.

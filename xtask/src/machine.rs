@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::step::{has, run, say};
+use crate::step::{has, root, run, say};
 
 /// A program, and the Debian package that brings it.
 const NEEDED: &[(&str, &str)] = &[
@@ -51,6 +51,30 @@ pub(crate) fn prepare() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The CNI library's own command line, by which the stories call us as runtimes do.
+const CNITOOL: &str = "github.com/containernetworking/cni/cnitool@v1.3.0";
+
+/// Builds the tools that the stories need and Debian does not have, where `go` exists.
+///
+/// # Errors
+/// When `go` exists and does not build them.
+pub(crate) fn build_tools() -> Result<()> {
+    let tools = root()?.join("target").join("tools");
+    if tools.join("cnitool").is_file() || has("cnitool") {
+        return Ok(());
+    }
+    if !has("go") {
+        say("there is no go to build cnitool with: the stories that need it will fail");
+        return Ok(());
+    }
+    say("building cnitool");
+    std::fs::create_dir_all(&tools).with_context(|| tools.display().to_string())?;
+    run(Command::new("go")
+        .env("GOBIN", &tools)
+        .env("CGO_ENABLED", "0")
+        .args(["install", CNITOOL]))
 }
 
 fn require_root() -> Result<()> {

@@ -28,6 +28,7 @@ struct Counts {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     machine::prepare()?;
+    machine::build_tools()?;
     let mut counts = Counts::default();
     let mut checks: Vec<(&str, Check)> = Vec::new();
     if args.filter.is_none() {

@@ -49,7 +49,7 @@ fn pool(addresses: u8) -> Pool {
 fn two_sandboxes_never_share_an_address() {
     let mut pool = pool(3);
 
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for n in 0..3 {
         let (binding, fresh) = pool.bind(&request(&format!("s{n}")), Tick(1)).unwrap();
         assert!(fresh);
@@ -78,7 +78,7 @@ fn freed_address_rests_before_it_is_reused() {
     pool.unbind(&binding.attachment, Tick(1000)).unwrap();
 
     assert!(pool.bind(&request("t"), Tick(30_999)).is_err());
-    assert_eq!(pool.next_rested(), Some(Tick(31_000)));
+    assert_eq!(pool.rest_ends().first(), Some(&Tick(31_000)));
     assert!(pool.bind(&request("t"), Tick(31_000)).is_ok());
 }
 
