@@ -70,14 +70,13 @@ pub async fn assemble(
         tasks.clone(),
         Arc::clone(&metrics),
     );
-    let reissue = Duration::from_millis(config.readback.reissue_ms);
     let ops = Registry::new(
         config.ops.max_running,
         config.ops.max_remembered,
         Arc::clone(&metrics),
     );
     let parts = Parts {
-        verbs: Verbs::new(Arc::clone(&caller), reader.clone(), reissue),
+        verbs: Verbs::new(Arc::clone(&caller), reader.clone(), config.times()),
         reader,
         facts: Facts::new(caller, config.facts()),
         ops: Arc::clone(&ops),

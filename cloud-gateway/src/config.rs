@@ -21,7 +21,7 @@ use types::cloud::RegionId;
 
 use crate::limits::Quotas;
 use crate::limits::bucket::MIN_QUOTA;
-use crate::{api, call, credentials, describe, facts};
+use crate::{api, call, credentials, describe, eni, facts};
 
 /// Longest duration that any key takes: a day.
 const MAX_MS: u64 = 24 * 3_600 * 1_000;
@@ -201,6 +201,8 @@ pub struct Readback {
     pub timeout_ms: u64,
     /// After a successful answer: when a state that does not begin makes the call be sent again.
     pub reissue_ms: u64,
+    /// How old a read may be: a state that only reads speak for must be read for this long.
+    pub settle_ms: u64,
 }
 
 impl Default for Readback {
@@ -212,6 +214,7 @@ impl Default for Readback {
             max_ms: 2_000,
             timeout_ms: 15_000,
             reissue_ms: 10_000,
+            settle_ms: 3_000,
         }
     }
 }
@@ -333,6 +336,7 @@ impl Config {
             ("readback.max_ms", self.readback.max_ms),
             ("readback.timeout_ms", self.readback.timeout_ms),
             ("readback.reissue_ms", self.readback.reissue_ms),
+            ("readback.settle_ms", self.readback.settle_ms),
             ("ops.timeout_ms", self.ops.timeout_ms),
             ("ops.read_timeout_ms", self.ops.read_timeout_ms),
         ];
@@ -433,6 +437,14 @@ impl Config {
             first: Duration::from_millis(readback.first_ms),
             max: Duration::from_millis(readback.max_ms),
             timeout: Duration::from_millis(readback.timeout_ms),
+        }
+    }
+
+    /// Times of the verbs.
+    pub fn times(&self) -> eni::Times {
+        eni::Times {
+            reissue: Duration::from_millis(self.readback.reissue_ms),
+            settle: Duration::from_millis(self.readback.settle_ms),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The verbs on ENIs. Each reaches a state: it calls, waits until the state is read back, and answers.
 //!
-//! What is certain comes from the cloud's answers; reads may be old. A state that only a read speaks for counts
-//! after two reads that agree. A call without a `ClientToken` is repeated only after a look at the state.
+//! What is certain comes from the cloud's answers; reads may be old. A state that only reads speak for counts once
+//! they have agreed for longer than a read can be old. A call without a `ClientToken` is repeated only after a look
+//! at the state.
 
 mod addresses;
 mod create;
@@ -18,6 +19,7 @@ use ecs_api::action::{Action, MAX_CONCURRENT_ATTACHES, MAX_DESCRIBE_IDS};
 use ecs_api::fault::{Fault, FaultClass};
 use ecs_api::model::eni::{DescribeNetworkInterfaces, Eni};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tracing::{Span, info_span};
 use types::cloud::{EniId, InstanceId, SecurityGroupId, VSwitchId};
 
@@ -155,13 +157,21 @@ pub struct Outcome {
     pub request_ids: Vec<String>,
 }
 
+/// Times of the verbs.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// After a call that was answered with success: how long its state may take to begin before it is sent again.
+    pub reissue: Duration,
+    /// How old a read may be.
+    pub settle: Duration,
+}
+
 /// The verbs.
 #[derive(Debug)]
 pub struct Verbs {
     caller: Arc<Caller>,
     reader: Reader,
-    /// After a call that was answered with success: how long its state may take to begin before it is sent again.
-    reissue_after: Duration,
+    times: Times,
     enis: Turns<EniId>,
     attaches: Turns<InstanceId>,
 }
@@ -172,6 +182,25 @@ enum Blind {
     Late(String),
     /// The cloud does not let us look.
     Refused(Box<Fault>),
+}
+
+/// Looks that agree on a state.
+#[derive(Debug, Default)]
+struct Agreement {
+    since: Option<Instant>,
+}
+
+impl Agreement {
+    /// One more look that says so; whether they have said so for `long`.
+    fn lasts(&mut self, long: Duration) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        since.elapsed() >= long
+    }
+
+    /// A look that says otherwise.
+    fn breaks(&mut self) {
+        self.since = None;
+    }
 }
 
 /// A row of looks at one ENI.
@@ -211,11 +240,11 @@ impl Looks<'_> {
 
 impl Verbs {
     /// Puts the parts together.
-    pub fn new(caller: Arc<Caller>, reader: Reader, reissue_after: Duration) -> Self {
+    pub fn new(caller: Arc<Caller>, reader: Reader, times: Times) -> Self {
         Self {
             caller,
             reader,
-            reissue_after,
+            times,
             enis: Turns::new(1),
             attaches: Turns::new(MAX_CONCURRENT_ATTACHES),
         }

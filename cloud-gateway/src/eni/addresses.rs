@@ -1,6 +1,7 @@
 //! Assign and unassign: explicit addresses, both families at the same time.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ecs_api::fault::{Fault, FaultClass};
 use ecs_api::model::Pick;
@@ -16,7 +17,7 @@ use types::cloud::EniId;
 
 use super::load::{Load, Presence, Step};
 use super::{
-    Addresses, Blind, LOOKS_BEFORE_CONFLICT, Looks, Outcome, Verbs, of_blind, or_named,
+    Addresses, Agreement, Blind, LOOKS_BEFORE_CONFLICT, Looks, Outcome, Verbs, of_blind, or_named,
     readback_span,
 };
 use crate::call::{CallError, Terms};
@@ -138,8 +139,8 @@ impl Verbs {
         }
     }
 
-    /// Looks until all addresses are there, or gone. What only reads speak for needs two looks that agree; if
-    /// they do not, or the state does not come in time, the rest must be sent again.
+    /// Looks until all addresses are there, or gone. That they are gone must last if only reads speak for it; if it
+    /// does not, or the state does not come in time, the rest must be sent again.
     async fn look_for(
         &self,
         presence: Presence,
@@ -149,22 +150,25 @@ impl Verbs {
         terms: &Terms,
     ) -> Result<Looked, Blind> {
         let doubtful = inferred && presence == Presence::Gone;
-        let needed = if doubtful { 2 } else { 1 };
+        let long = if doubtful {
+            self.times.settle
+        } else {
+            Duration::ZERO
+        };
         let began = Instant::now();
         let mut looks = self.looks(eni, terms, !doubtful);
-        let mut agreeing = 0;
+        let mut agreement = Agreement::default();
         loop {
             let seen = looks.next().await?;
             let rest = presence.rest(seen.as_ref(), addresses);
             if rest.is_empty() {
-                agreeing += 1;
-                if agreeing >= needed {
+                if agreement.lasts(long) {
                     return Ok(Looked::Reached(seen.map(Box::new)));
                 }
                 continue;
             }
-            agreeing = 0;
-            if doubtful || began.elapsed() >= self.reissue_after {
+            agreement.breaks();
+            if doubtful || began.elapsed() >= self.times.reissue {
                 return Ok(Looked::Again(rest));
             }
         }

@@ -147,7 +147,7 @@ impl Verbs {
             match looks.next().await {
                 Ok(Some(eni)) if is_made(&eni) && has_all(&eni, new) => return Ok(eni),
                 // The token still answers for an ENI that was deleted since.
-                Ok(None) if began.elapsed() >= self.reissue_after => {
+                Ok(None) if began.elapsed() >= self.times.reissue => {
                     return Err(Failure::NotFound {
                         id: made.to_string(),
                         what: "made by this operation, and not there any more".to_owned(),

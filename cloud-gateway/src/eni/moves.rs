@@ -1,5 +1,7 @@
 //! Attach, detach, delete: calls that only start something, without a token.
 
+use std::time::Duration;
+
 use ecs_api::action::Action;
 use ecs_api::fault::{Fault, FaultClass};
 use ecs_api::model::eni::{
@@ -10,7 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use types::cloud::{EniId, InstanceId};
 
-use super::{Blind, Outcome, Verbs, of_blind, readback_span};
+use super::{Agreement, Blind, Outcome, Verbs, of_blind, readback_span};
 use crate::call::{CallError, Terms};
 use crate::failure::{Failure, Subject};
 
@@ -242,13 +244,14 @@ impl Verbs {
         under_way: bool,
         terms: &Terms,
     ) -> Result<Watched, Failure> {
-        let needed = if matches!(evidence, Evidence::Answered) {
-            1
+        let answered = matches!(evidence, Evidence::Answered);
+        let long = if answered {
+            Duration::ZERO
         } else {
-            2
+            self.times.settle
         };
         let since = Instant::now();
-        let mut agreeing = 0;
+        let mut agreement = Agreement::default();
         let mut looks = self.looks(goal.eni(), terms, false);
         let mut last = String::from("nothing");
         loop {
@@ -260,12 +263,10 @@ impl Verbs {
                 .as_ref()
                 .map_or("nothing".to_owned(), |eni| eni.status.to_string());
             // After a success an old state may be read for a while.
-            let settled =
-                !matches!(evidence, Evidence::Answered) || since.elapsed() >= self.reissue_after;
+            let settled = !answered || since.elapsed() >= self.times.reissue;
             match goal.judge(seen.as_ref()) {
                 Sight::Reached => {
-                    agreeing += 1;
-                    if agreeing >= needed {
+                    if agreement.lasts(long) {
                         return Ok(Watched::Reached(seen.map(Box::new)));
                     }
                     continue;
@@ -279,7 +280,7 @@ impl Verbs {
                 }
                 Sight::Pending | Sight::Ready | Sight::Hopeless(_) => {}
             }
-            agreeing = 0;
+            agreement.breaks();
         }
     }
 }

@@ -6,7 +6,11 @@ use ecs_api::action::Action;
 use ecs_sim::faults::{Effect, Fault};
 use tokio::time::Instant;
 
-use crate::world::{World, new_eni, reason};
+use proto::cloud::v1::AttachEniRequest;
+use proto::cloud::v1::cloud_server::Cloud;
+use tonic::Request;
+
+use crate::world::{OTHER_INSTANCE, World, new_eni, op, reason};
 
 /// What can become of an answer.
 fn lost_after_effect() -> [Effect; 2] {
@@ -238,6 +242,40 @@ async fn stale_reads_delay_the_answers_and_do_not_change_them() {
     assert_eq!(world.eni(&id).unwrap().status, "Available");
     world.delete(6, &id).await.unwrap();
     assert!(world.enis().is_empty());
+    // Old states were waited out, not taken for reasons to send again.
+    for action in [
+        Action::AttachNetworkInterface,
+        Action::DetachNetworkInterface,
+        Action::DeleteNetworkInterface,
+    ] {
+        assert_eq!(world.total(action), 1, "{action}");
+    }
+}
+
+#[tokio::test]
+async fn read_from_before_the_detach_does_not_spoil_the_next_attach() {
+    let world = World::new().await;
+    let id = world.made(1, "10.0.0.10").await;
+    world.attach(2, &id).await.unwrap();
+    let attached = Instant::now();
+    world.detach(3, &id).await.unwrap();
+    let lag_ms = u64::try_from(attached.elapsed().as_millis()).unwrap() + 1;
+    let stale = Fault::on(
+        Action::DescribeNetworkInterfaces,
+        Effect::StaleDescribe { lag_ms },
+    );
+    world.sim.inject_fault(stale.times(1));
+    let request = AttachEniRequest {
+        op: Some(op(4, 1)),
+        eni_id: id.clone(),
+        instance_id: OTHER_INSTANCE.to_owned(),
+        ..AttachEniRequest::default()
+    };
+
+    let attached = world.gateway.api.attach_eni(Request::new(request)).await;
+
+    let eni = attached.unwrap().into_inner().eni.unwrap();
+    assert_eq!(eni.instance_id, OTHER_INSTANCE);
 }
 
 // I: an unassign that was never done is not taken for done because a read shows the time before the assign.
@@ -257,7 +295,8 @@ async fn read_from_before_the_assign_does_not_hide_a_lost_unassign() {
             lag_ms: lag_ms + 10,
         },
     );
-    world.sim.inject_fault(stale.times(1));
+    // The look after the lost call, and the first one that confirms it.
+    world.sim.inject_fault(stale.times(2));
 
     world.unassign(4, &id, &["10.0.0.11"], &[]).await.unwrap();
 
