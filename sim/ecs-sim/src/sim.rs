@@ -238,6 +238,14 @@ impl Sim {
         self.state().account.release_foreign(eni, now)
     }
 
+    /// Somebody unassigns an address behind the back of its users.
+    ///
+    /// # Errors
+    /// As `UnassignPrivateIpAddresses` and `UnassignIpv6Addresses`; `InternalError` when the data plane fails.
+    pub async fn unassign_behind_back(&self, eni: &EniId, ip: IpAddr) -> Result<(), Refusal> {
+        self.unassign(eni, &[ip]).await.map(drop)
+    }
+
     /// Somebody detaches an ENI behind the back of its users. It is `Available` when this returns.
     ///
     /// # Errors
