@@ -318,6 +318,13 @@ impl Settings for Config {
                 format!("{} is not a loopback address", self.listen.admin),
             );
         }
+        if self.listen.grpc.ip().is_unspecified() && self.listen.advertise.is_empty() {
+            let why = format!(
+                "nodes can not reach {}: say host:port that they can",
+                self.listen.grpc
+            );
+            return fail("listen.advertise", why);
+        }
         if self.cloud.gateways.is_empty() {
             return fail("cloud.gateways", "no address is given".to_owned());
         }
@@ -419,5 +426,69 @@ impl Config {
             .get(vswitch)
             .map(|v| v.mode)
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::config::Sources;
+
+    use super::*;
+
+    const GOOD: &str = r#"
+        listen.advertise = "10.0.0.1:7301"
+        tls.dir = "/tls"
+        store.kind = "memory"
+        cloud.gateways = ["10.0.0.2:7201"]
+        cluster.id = "c1"
+        cluster.eni_conf = "/etc/eni"
+    "#;
+
+    fn read(sets: &[&str]) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ipam.toml");
+        std::fs::write(&file, GOOD).unwrap();
+        let sources = Sources {
+            file: Some(file),
+            variables: Vec::new(),
+            sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+        };
+        mesh::run::configure(&sources).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn smallest_file_has_defaults_for_the_rest() {
+        let config = read(&[]).unwrap();
+
+        assert_eq!(config.cluster.authority(), "c1");
+        assert_eq!(config.cluster.shard_prefix_len, 20);
+        let vswitch = "vsw-a".parse().unwrap();
+        assert_eq!(config.mode(&vswitch), VSwitchMode::Shared);
+    }
+
+    #[test]
+    fn bad_value_names_its_key() {
+        for (set, key) in [
+            ("listen.advertise=", "listen.advertise"),
+            ("cloud.gateways=[]", "cloud.gateways"),
+            ("cloud.gateways=[\"nowhere\"]", "cloud.gateways"),
+            ("store.kind=etcd", "store.endpoints"),
+            ("store.kind=mysql", "store.kind"),
+            ("store.prefix=ipam", "store.prefix"),
+            ("cluster.shard_prefix_len=29", "cluster.shard_prefix_len"),
+            ("cluster.authority=a/b", "cluster.authority"),
+            ("cluster.idd=c", "cluster.idd"),
+            ("timing.retry_min=0", "timing.retry_min"),
+            ("timing.retry_max=1", "timing.retry_max"),
+            ("timing.session_ttl=1500", "timing.session_ttl"),
+            ("limits.operations=0", "limits.operations"),
+            ("listen.admin=0.0.0.0:1", "listen.admin"),
+        ] {
+            let error = read(&[set]).unwrap_err();
+            assert!(
+                error.contains(key) || error.contains("service.admin.listen"),
+                "{set}: {error}"
+            );
+        }
     }
 }

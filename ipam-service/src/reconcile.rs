@@ -180,6 +180,18 @@ impl Reconciler {
         }
     }
 
+    /// A key for a call that no record asks for: the number of a record that changes nothing but the time. No other
+    /// call ever has it.
+    async fn fresh_key(&self, owned: &Owned) -> Option<CallKey> {
+        let tick = self.propose(owned, |_, now| vec![Record::Tick { at: now }]);
+        let sequence = tick.await?;
+        Some(CallKey {
+            shard: owned.id().clone(),
+            epoch: owned.handle.epoch(),
+            sequence,
+        })
+    }
+
     /// Addresses of the shard that somebody else has: not tried for a while.
     async fn foreign(&self, owned: &Owned, picture: &Picture<'_>) {
         let taken: Vec<IpAddr> = picture
@@ -230,22 +242,20 @@ impl Reconciler {
             };
             self.metrics.drift("orphan_eni");
             info!(shard = %owned.id(), eni = %id, op = op.0, "an ENI of ours is in no books: it is deleted");
-            let key = CallKey {
-                shard: owned.id().clone(),
-                epoch: owned.handle.epoch(),
-                sequence: *op,
-            };
-            let detached = match &eni.instance {
-                Some(instance) => {
-                    self.cloud
-                        .detach(&key, Priority::Reconcile, &id, instance)
-                        .await
-                }
+            let deleted = match &eni.instance {
+                Some(instance) => match self.fresh_key(owned).await {
+                    Some(key) => {
+                        let priority = Priority::Reconcile;
+                        self.cloud.detach(&key, priority, &id, instance).await
+                    }
+                    None => continue,
+                },
                 None => Ok(()),
             };
-            let deleted = match detached {
-                Ok(()) => self.cloud.delete(&key, Priority::Reconcile, &id).await,
-                Err(error) => Err(error),
+            let deleted = match (deleted, self.fresh_key(owned).await) {
+                (Ok(()), Some(key)) => self.cloud.delete(&key, Priority::Reconcile, &id).await,
+                (Ok(()), None) => continue,
+                (Err(error), _) => Err(error),
             };
             if let Err(error) = deleted {
                 warn!(shard = %owned.id(), eni = %id, %error, "an orphan was not deleted yet");
@@ -399,6 +409,11 @@ impl Reconciler {
         memory
             .facts
             .retain(|instance, _| instances.contains(instance));
+        owned.demand.send_if_modified(|demand| {
+            let before = demand.len();
+            demand.retain(|instance, demand| !demand.gone || instances.contains(instance));
+            demand.len() != before
+        });
         for instance in memory.gone.again(now, self.age, &missing) {
             self.metrics.drift("gone_instance");
             info!(shard = %owned.id(), %instance, "the instance is gone: its addresses come back");

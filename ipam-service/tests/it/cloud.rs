@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) traces: Vec<String>,
     made: BTreeMap<(String, u64), String>,
     fences: BTreeMap<String, u64>,
+    /// Which call each key was used for: a key names one call for ever.
+    keys: BTreeMap<(String, u64), &'static str>,
     next: u32,
 }
 
@@ -109,6 +111,11 @@ impl FakeGateway {
                 let fence = world.fences.get(&op.shard).copied().unwrap_or(0);
                 if op.epoch < fence {
                     return Err(refuse(Reason::EpochStale, "an older owner"));
+                }
+                let key = (op.shard.clone(), op.sequence);
+                let used = *world.keys.entry(key).or_insert(name);
+                if used != name {
+                    return Err(refuse(Reason::BadField, "the key is another call's"));
                 }
             }
             effect(&mut world)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipam_service::app::{self, Running};
@@ -19,6 +19,7 @@ use mesh::run::Context;
 use mesh::server::rpc_metrics::RpcMetrics;
 use mesh::server::{Address, Bound};
 use mesh::tasks::Tasks;
+use mesh::telemetry::Telemetry;
 use mesh::tls::verify::Expect;
 use mesh::tls::{TlsConfig, TlsMaterial};
 use proto::cloud::v1::cloud_server::CloudServer;
@@ -80,6 +81,7 @@ impl Cluster {
     /// Two vSwitches of one zone with four shards each, one node type with `enis` ENIs of `per_eni` addresses.
     pub(crate) async fn new(enis: u32, per_eni: u32) -> Self {
         mesh::tls::install_provider();
+        install_telemetry();
         let authority = Authority::new(Duration::from_hours(1)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let tasks = Tasks::new(Drain::new());
@@ -245,6 +247,19 @@ impl Cluster {
             self.dump(replica).await
         );
     }
+}
+
+/// Traces for all tests of the process: a subscriber of one thread alone is not seen by spans that another thread
+/// meets first.
+fn install_telemetry() {
+    static INSTALLED: OnceLock<Telemetry> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let params = mesh::telemetry::Params {
+            log_filter: "off".to_owned(),
+            ..mesh::telemetry::Params::default()
+        };
+        Telemetry::install(&params, "ipam-tests").unwrap()
+    });
 }
 
 fn material(authority: &Authority, dir: &TempDir, identity: &Identity) -> TlsMaterial {

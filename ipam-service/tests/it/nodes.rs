@@ -558,9 +558,6 @@ async fn orphan_of_ours_is_deleted_and_a_stranger_is_not() {
 // A cold ADD is one trace: the node's, through the call to the gateway, and back to the node.
 #[tokio::test]
 async fn trace_of_a_target_goes_to_the_cloud_and_back() {
-    let (subscriber, _telemetry) =
-        mesh::telemetry::build(&mesh::telemetry::Params::default(), "tester").unwrap();
-    let _guard = tracing::subscriber::set_default(subscriber);
     let cluster = Cluster::new(3, 6).await;
     let replica = cluster.start("r0").await;
     let mut agent = Agent::join(&cluster, &replica, "i-a").await;
