@@ -1,6 +1,12 @@
 //! Tests of ipam-service against real stores.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
+mod cloud;
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod endpoints;
 #[cfg(test)]
 mod etcd;
@@ -8,3 +14,9 @@ mod etcd;
 mod log;
 #[cfg(test)]
 mod membership;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod quorum;
+#[cfg(test)]
+mod recovery;
