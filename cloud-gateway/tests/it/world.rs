@@ -255,7 +255,7 @@ fn config(dir: &Path, endpoint: &str, sets: &[&str]) -> Config {
          timeout_ms = 2000\nbackoff = {{first_ms = 2, max_ms = 20}}\n\
          [credentials]\ndir = \"{dir}\"\nreread_ms = 3600000\n\
          [readback]\nwindow_ms = 2\ntick_ms = 5\nfirst_ms = 5\nmax_ms = 20\nreissue_ms = 300\nsettle_ms = 60\n\
-         [ops]\ntimeout_ms = 10000\nread_timeout_ms = 5000\n"
+         [ops]\ntimeout_ms = 40000\nread_timeout_ms = 40000\n"
     );
     std::fs::write(&file, text).unwrap();
     let sources = Sources {
