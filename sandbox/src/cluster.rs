@@ -1,7 +1,7 @@
 //! A cluster on one machine: simulated cloud and VPC, real services, real kernel.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,18 +9,17 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use fabric::namespace::Namespace;
 use fabric::vpc::{Fabric, FabricConfig};
+use proto::ipam::v1::ShardDump;
 use types::cloud::InstanceId;
 
-use crate::agreement::{AuditInputs, NodeInputs};
+use crate::audit::AUDITOR;
 use crate::certificates::Certificates;
 use crate::cloud::Cloud;
 use crate::doors;
 use crate::echo::{Dial, EchoServer, Outcome, dial_all};
-use crate::kernel;
 use crate::layout::{InstancePlan, Layout, Role};
 use crate::options::{ClusterOptions, Service, Store};
 use crate::plugin;
-use crate::pods::Pod;
 use crate::probe;
 use crate::process::{Process, Spec};
 use crate::reachability::Place;
@@ -249,8 +248,9 @@ impl Cluster {
     ///
     /// # Errors
     /// When the plan has no such instance.
-    pub fn services_ip(&self) -> anyhow::Result<std::net::Ipv4Addr> {
-        Ok(self.inputs()?.services_ip)
+    pub fn services_ip(&self) -> anyhow::Result<Ipv4Addr> {
+        let services = self.layout.of_role(Role::Services).next();
+        Ok(services.context("no services instance")?.ip)
     }
 
     /// How many replicas of ipam there are.
@@ -259,12 +259,11 @@ impl Cluster {
     }
 
     fn inputs(&self) -> anyhow::Result<Inputs<'_>> {
-        let services = self.layout.of_role(Role::Services).next();
         Ok(Inputs {
             options: &self.options,
             layout: &self.layout,
             run: &self.run,
-            services_ip: services.context("no services instance")?.ip,
+            services_ip: self.services_ip()?,
         })
     }
 
@@ -337,7 +336,7 @@ impl Cluster {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let at = match service {
             Service::Etcd => {
-                let ip = self.inputs()?.services_ip;
+                let ip = self.services_ip()?;
                 let at = SocketAddr::from((ip, service_config::ETCD_CLIENT));
                 let open = probe::is_open(namespace, at).await?;
                 return Ok((!open).then(|| format!("{at} is closed")));
@@ -462,43 +461,27 @@ impl Cluster {
         doors::dump_node(&self.run.agent_socket(node)).await
     }
 
-    /// All shards of all replicas that run.
-    pub async fn shard_dumps(&self) -> anyhow::Result<Vec<proto::ipam::v1::ShardDump>> {
-        let ip = self.inputs()?.services_ip;
-        let mut all = Vec::new();
+    /// The shards of each replica that runs.
+    pub async fn shards_by_replica(&self) -> anyhow::Result<BTreeMap<Service, Vec<ShardDump>>> {
+        let ip = self.services_ip()?;
+        let tls = self.certificates.admin_dir();
+        let mut all = BTreeMap::new();
         for n in 1..=self.options.ipam_replicas {
-            if self.pid(Service::Ipam(n)).await.is_none() {
-                continue;
+            if self.pid(Service::Ipam(n)).await.is_some() {
+                let at = SocketAddr::from((ip, service_config::ipam_grpc(n)));
+                let shards = doors::dump_shards(&self.services.namespace, at, &tls).await?;
+                all.insert(Service::Ipam(n), shards);
             }
-            let at = SocketAddr::from((ip, service_config::ipam_grpc(n)));
-            let tls = self.certificates.admin_dir();
-            all.extend(doors::dump_shards(&self.services.namespace, at, &tls).await?);
         }
-        all.sort_by(|a, b| a.shard.cmp(&b.shard));
         Ok(all)
     }
 
-    /// Everything that an audit compares. `pods` are those that should exist.
-    pub async fn audit_inputs(&self, pods: &[Pod]) -> anyhow::Result<AuditInputs> {
-        let mut nodes = Vec::new();
-        for (number, host) in (1..).zip(&self.nodes) {
-            let mut kernels = BTreeMap::new();
-            for pod in pods.iter().filter(|pod| pod.node == number) {
-                kernels.insert(pod.key.clone(), kernel::look(&pod.netns).await?);
-            }
-            nodes.push(NodeInputs {
-                name: host.name.clone(),
-                instance: host.instance.to_string(),
-                store: self.node_dump(number).await?,
-                kernel: kernel::look(&host.namespace).await?,
-                pods: kernels,
-            });
-        }
-        Ok(AuditInputs {
-            nodes,
-            shards: self.shard_dumps().await?,
-            cloud: self.cloud.dump(),
-        })
+    /// All shards of all replicas that run.
+    pub async fn shard_dumps(&self) -> anyhow::Result<Vec<ShardDump>> {
+        let by_replica = self.shards_by_replica().await?;
+        let mut all: Vec<_> = by_replica.into_values().flatten().collect();
+        all.sort_by(|a, b| a.shard.cmp(&b.shard));
+        Ok(all)
     }
 
     /// Ends every process (clients first), then removes the namespaces and, unless it is to stay, the folder.
@@ -549,7 +532,13 @@ fn bin_dir(options: &ClusterOptions) -> anyhow::Result<PathBuf> {
         Some(dir) => dir.clone(),
         None => beside_us()?,
     };
-    for binary in ["cloud-gateway", "ipam-service", "node-agent", PLUGIN] {
+    for binary in [
+        "cloud-gateway",
+        "ipam-service",
+        "node-agent",
+        PLUGIN,
+        AUDITOR,
+    ] {
         if !dir.join(binary).is_file() {
             bail!(
                 "{binary} is not in {}; build the workspace first",

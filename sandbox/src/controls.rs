@@ -21,6 +21,8 @@ const DIAL_LIMIT: Duration = Duration::from_millis(1_500);
 const DATAGRAM_LIMIT: Duration = Duration::from_millis(500);
 /// How long a node may take to use a link that came back.
 const HEAL_LIMIT: Duration = Duration::from_secs(45);
+/// Time between two looks whether it does.
+const HEAL_LOOK: Duration = Duration::from_millis(250);
 /// An address of the hosts' vSwitch that nobody has.
 const NOBODYS: [u8; 4] = [10, 0, 0, 222];
 
@@ -111,7 +113,9 @@ async fn attach_again(
         })
         .await?;
     let deadline = tokio::time::Instant::now() + HEAL_LIMIT;
+    let mut look = tokio::time::interval(HEAL_LOOK);
     loop {
+        look.tick().await;
         let matrix = all_pairs(lookers, everybody, DIAL_LIMIT).await?;
         if matrix.failures().is_empty() {
             return Ok(true);

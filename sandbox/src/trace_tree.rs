@@ -13,11 +13,34 @@ pub const ADD: &str = "cni.ADD";
 /// One trace.
 #[derive(Debug, Clone)]
 pub struct Trace {
+    /// By their start.
     spans: Vec<Span>,
+    /// Where a span is, by its id.
+    places: BTreeMap<String, usize>,
+    /// Spans below a span, by its id.
+    below: BTreeMap<String, Vec<usize>>,
 }
 
 impl Trace {
-    /// Traces that go from an ADD to a cloud call that has a request id; the one with most spans first.
+    fn new(mut spans: Vec<Span>) -> Self {
+        spans.sort_by_key(|span| span.start_unix_nano);
+        let mut places = BTreeMap::new();
+        let mut below: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (place, span) in spans.iter().enumerate() {
+            places.insert(span.span_id.clone(), place);
+            below
+                .entry(span.parent_span_id.clone())
+                .or_default()
+                .push(place);
+        }
+        Self {
+            spans,
+            places,
+            below,
+        }
+    }
+
+    /// Traces that go from an ADD to a cloud call that has a request id; the one with the longest way first.
     pub fn cold_adds(spans: &[Span]) -> Vec<Self> {
         let mut by_trace: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
         for span in spans {
@@ -28,7 +51,7 @@ impl Trace {
         }
         let mut found: Vec<_> = by_trace
             .into_values()
-            .map(|spans| Self { spans })
+            .map(Self::new)
             .filter(|trace| trace.longest_chain() > 0)
             .collect();
         found.sort_by_key(|trace| std::cmp::Reverse(trace.longest_chain()));
@@ -64,7 +87,7 @@ impl Trace {
             if at.name == ADD {
                 return Some(depth);
             }
-            at = self.spans.iter().find(|s| s.span_id == at.parent_span_id)?;
+            at = self.spans.get(*self.places.get(&at.parent_span_id)?)?;
         }
         None
     }
@@ -72,20 +95,19 @@ impl Trace {
     /// The tree as text, one line per span. Equal spans in a row, such as tries, share a line.
     pub fn render(&self) -> String {
         let mut text = String::new();
-        let start = self.spans.iter().map(|s| s.start_unix_nano).min();
-        let known = |id: &str| self.spans.iter().any(|s| s.span_id == id);
-        let roots = self.spans.iter().filter(|s| !known(&s.parent_span_id));
-        self.render_row(roots.collect(), 0, start.unwrap_or(0), &mut text);
+        let start = self.spans.first().map_or(0, |s| s.start_unix_nano);
+        let is_root = |s: &&Span| !self.places.contains_key(&s.parent_span_id);
+        let roots: Vec<_> = self.spans.iter().filter(is_root).collect();
+        self.render_row(&roots, 0, start, &mut text);
         text
     }
 
-    fn render_row(&self, mut row: Vec<&Span>, depth: usize, start: u64, text: &mut String) {
+    fn render_row(&self, row: &[&Span], depth: usize, start: u64, text: &mut String) {
         // A chain can not be longer than the trace; anything else is a circle.
         if depth > self.spans.len() {
             return;
         }
-        row.sort_by_key(|span| span.start_unix_nano);
-        let mut rest = row.as_slice();
+        let mut rest = row;
         while let Some((first, _)) = rest.split_first() {
             let children = self.children(first);
             let equal = rest
@@ -94,18 +116,18 @@ impl Trace {
                 .count()
                 .max(1);
             line(first, equal, depth, start, text);
-            self.render_row(children, depth + 1, start, text);
+            self.render_row(&children, depth + 1, start, text);
             rest = rest.get(equal..).unwrap_or_default();
         }
     }
 
     fn children(&self, span: &Span) -> Vec<&Span> {
-        let of_span = |s: &&Span| s.parent_span_id == span.span_id;
-        self.spans.iter().filter(of_span).collect()
+        let places = self.below.get(&span.span_id).into_iter().flatten();
+        places.filter_map(|place| self.spans.get(*place)).collect()
     }
 
     fn is_leaf(&self, span: &Span) -> bool {
-        !self.spans.iter().any(|s| s.parent_span_id == span.span_id)
+        !self.below.contains_key(&span.span_id)
     }
 }
 

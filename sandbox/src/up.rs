@@ -52,13 +52,25 @@ pub async fn up(args: &UpArgs, out: impl Write) -> anyhow::Result<bool> {
     report.step(&format!("starting {words}"));
     let cluster = Cluster::start(options).await?;
     let verdict = prove(&cluster, args, &mut report).await;
-    if let Err(error) = &verdict {
-        report.check(false, &format!("stopped by: {error:#}"));
-        cluster.run_dir().keep();
-        let logs = cluster.run_dir().logs();
-        report.line(&format!("    logs are in {}", logs.display()));
-    } else if !args.check {
+    if verdict.is_ok() && !args.check {
         stay(&cluster, &mut report).await?;
+    }
+    finish(cluster, verdict, &mut report).await?;
+    if args.check && args.latency == crate::args::LatencyArg::Fast && report.holds() {
+        slow_pass(args, &mut report).await?;
+    }
+    report.close();
+    Ok(report.holds())
+}
+
+/// Ends a cluster; after a failure its files stay.
+async fn finish<W: Write>(
+    cluster: Cluster,
+    verdict: anyhow::Result<()>,
+    report: &mut Report<W>,
+) -> anyhow::Result<()> {
+    if let Err(error) = verdict {
+        report.check(false, &format!("stopped by: {error:#}"));
     }
     if !report.holds() {
         cluster.run_dir().keep();
@@ -66,12 +78,7 @@ pub async fn up(args: &UpArgs, out: impl Write) -> anyhow::Result<bool> {
         report.line(&format!("    everything that was written is in {root}"));
     }
     report.step("stopping");
-    cluster.stop().await?;
-    if args.check && args.latency == crate::args::LatencyArg::Fast && report.holds() {
-        slow_pass(args, &mut report).await?;
-    }
-    report.close();
-    Ok(report.holds())
+    cluster.stop().await
 }
 
 fn options(args: &UpArgs) -> ClusterOptions {
@@ -162,11 +169,13 @@ async fn prove<W: Write>(
     pods.extend(make_pods(cluster, args.pods.saturating_sub(1)).await?);
     let inputs = agree(cluster, &pods, report).await?;
     show_pods(cluster, &pods, &inputs, report);
+    show_owners(cluster, report).await?;
     check_reachability(cluster, &pods, report).await?;
     if args.churn > 0 {
         check_churn(cluster, args.churn, report).await?;
         agree(cluster, &pods, report).await?;
     }
+    check_audit(cluster, report).await?;
     check_controls(cluster, &pods, !args.check, report).await?;
     show_calls(cluster, report);
     cluster.check_processes().await
@@ -222,6 +231,30 @@ fn show_pods<W: Write>(
     let enough = pods >= nodes && zones >= 2 && shards >= MIN_SHARDS;
     let text = format!("{pods} pods on {nodes} nodes in {zones} zones, {shards} shards");
     report.check(enough, &text);
+}
+
+async fn check_audit<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + AGREE_LIMIT;
+    let mut look = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        look.tick().await;
+        let findings = cluster.audit().await?;
+        // What is under way for a moment is no finding.
+        if findings.is_empty() || tokio::time::Instant::now() >= deadline {
+            let text = format!("terwayctl audit: {} findings", findings.len());
+            report.check(findings.is_empty(), &text);
+            report.details(&findings, DETAILS);
+            return Ok(());
+        }
+    }
+}
+
+async fn show_owners<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
+    for (replica, shards) in cluster.shards_by_replica().await? {
+        let shards: Vec<_> = shards.into_iter().map(|s| s.shard).collect();
+        report.line(&format!("    {replica} owns {}", shards.join(", ")));
+    }
+    Ok(())
 }
 
 /// The shard of every address that is not free.
@@ -403,9 +436,8 @@ async fn slow_pass<W: Write>(args: &UpArgs, report: &mut Report<W>) -> anyhow::R
         agree(&cluster, &pods, report).await?;
         check_reachability(&cluster, &pods, report).await
     };
-    let outcome = proof.await;
-    cluster.stop().await?;
-    outcome
+    let verdict = proof.await;
+    finish(cluster, verdict, report).await
 }
 
 async fn stay<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {

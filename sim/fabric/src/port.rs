@@ -32,6 +32,10 @@ macro_rules! line {
     }};
 }
 
+/// More queues than one are useless for a simulation, and each change of their number waits for the kernel's
+/// readers, which takes long on a busy machine.
+const ONE_QUEUE: &str = "numtxqueues 1 numrxqueues 1";
+
 /// Gateways of the port's vSwitch.
 pub(crate) fn gateways(port: &Port) -> Vec<IpAddr> {
     let v6 = port.vswitch_v6.map(IpNet::V6);
@@ -51,7 +55,7 @@ pub(crate) fn pair(port: &Port, outer: &str, inner: &str) -> String {
     let mac = port.mac;
     line!(
         script,
-        "link add {outer} type veth peer name {inner} address {mac}"
+        "link add {outer} {ONE_QUEUE} type veth peer name {inner} address {mac} {ONE_QUEUE}"
     );
     for gateway in gateways(port) {
         match gateway {
