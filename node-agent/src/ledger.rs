@@ -36,7 +36,7 @@ pub enum LedgerError {
 }
 
 /// What readers see: one moment of the pool.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// Families of the cluster.
     pub ipv6: bool,
@@ -51,7 +51,7 @@ pub struct View {
 }
 
 /// One ENI of a [`View`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EniView {
     /// The ENI.
     pub record: EniRecord,
@@ -256,11 +256,24 @@ impl Writer {
             if !changes.is_empty() {
                 self.store.commit(&changes)?;
             }
-            self.view.send_replace(Arc::new(view_of(&self.pool)));
+            self.publish();
             for answer in answers {
                 answer();
             }
         }
+    }
+
+    /// Wakes readers only when what they see has changed: an ADD that waits asks again at every change, and its own
+    /// failed attempt must not be one.
+    fn publish(&self) {
+        let now = view_of(&self.pool);
+        self.view.send_if_modified(|old| {
+            let changed = **old != now;
+            if changed {
+                *old = Arc::new(now);
+            }
+            changed
+        });
     }
 
     fn apply(&mut self, request: Request, changes: &mut Vec<Change>) -> Box<dyn FnOnce() + Send> {
@@ -374,5 +387,34 @@ mod tests {
 
         assert_eq!(view.rests_for(Tick(5)), Some(Duration::from_millis(85)));
         assert_eq!(view.rests_for(Tick(90)), None);
+    }
+
+    #[tokio::test]
+    async fn failed_bind_wakes_nobody_who_watches() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("agent.redb")).unwrap();
+        let (ledger, writer) = open(store, Pool::new(Stack::Dual, Duration::ZERO)).unwrap();
+        let running = tokio::task::spawn_blocking(move || writer.run());
+        let mut watching = ledger.watch();
+        watching.borrow_and_update();
+
+        let refused = ledger.bind(request(), Tick(1)).await;
+
+        assert_eq!(refused.unwrap_err(), LedgerError::Empty(Empty));
+        assert!(!watching.has_changed().unwrap());
+        drop(ledger);
+        running.await.unwrap().unwrap();
+    }
+
+    fn request() -> BindRequest {
+        BindRequest {
+            attachment: AttachmentKey::new("s", "eth0").unwrap(),
+            pod: types::pod::PodKey::new("default", "a"),
+            pod_uid: String::new(),
+            netns: "/run/netns/x".to_owned(),
+            host_link: "cali0".to_owned(),
+            mtu: 1500,
+            boot_id: "b".to_owned(),
+        }
     }
 }
