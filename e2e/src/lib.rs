@@ -4,4 +4,5 @@
 //! a bound instead of sleeping.
 
 pub mod audit;
+pub mod check;
 pub mod story;

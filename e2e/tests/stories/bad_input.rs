@@ -90,7 +90,9 @@ fn unknown_vswitch_is_named_by_ipam() {
         let mut conf: serde_json::Value = serde_json::from_str(&text)?;
         let zones = conf["vswitches"].as_object_mut().context("no vswitches")?;
         for (_, list) in zones.iter_mut() {
-            *list = serde_json::json!(["vsw-doesnotexist"]);
+            list.as_array_mut()
+                .context("no list")?
+                .push(serde_json::json!("vsw-doesnotexist"));
         }
         std::fs::write(&path, conf.to_string())?;
 

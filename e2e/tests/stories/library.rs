@@ -143,8 +143,8 @@ fn portmap_behind_us_forwards_a_host_port() {
             {"hostPort": 30080, "containerPort": port, "protocol": "tcp"}
         ]});
 
+        // No CHECK here: portmap of Debian's 1.1.1 looks for IPv4 rules among ip6tables' when a pod has both families.
         tool.run("add", &pod, &caps.to_string()).await?;
-        tool.run("check", &pod, &caps.to_string()).await?;
 
         let node = cluster.node(1)?;
         let address = node
@@ -152,10 +152,12 @@ fn portmap_behind_us_forwards_a_host_port() {
             .iter()
             .find(|ip| ip.is_ipv4())
             .context("no IPv4")?;
-        let outside = cluster.node(2)?.namespace.clone();
+        // From the node: an answer to somebody outside would leave by the pod's ENI with the node's address, which
+        // the VPC drops (docs/gaps.md, symmetric routing).
+        let dialer = node.namespace.clone();
         let target = std::net::SocketAddr::from((*address, 30080));
         let wanted = pod.answer();
-        let heard = outside
+        let heard = dialer
             .enter_async(move || -> std::io::Result<String> {
                 use std::io::Read as _;
                 let limit = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::audit;
+use e2e::check::check;
 use e2e::story::{eventually, tell};
 use sandbox::cluster::Cluster;
 use sandbox::options::{ClusterOptions, Service};
@@ -71,31 +72,19 @@ fn late_del_of_an_old_sandbox_leaves_its_successor_alone() {
         let mut pod = cluster.create_pod(1, "default", "a").await?;
         let old = std::mem::replace(&mut pod.sandbox, "feedfacefeedface".to_owned());
         // kubelet made a new sandbox of the same pod; its DEL of the old one comes late.
-        let successor = cluster.prepare_quiet_pod(1, "default", "a").await?;
-        let added = cluster
-            .cni(
-                1,
-                "ADD",
-                &successor.key,
-                &successor.sandbox,
-                Some(&successor.netns),
-            )
-            .await?;
+        let mut successor = cluster.prepare_quiet_pod(1, "default", "a").await?;
+        let added = cluster.add_pod(&mut successor).await?;
         ensure!(added.is_ok(), "{}", added.text());
 
         let late = cluster.cni(1, "DEL", &pod.key, &old, None).await?;
 
         ensure!(late.is_ok(), "{}", late.text());
-        let check = cluster
-            .cni(
-                1,
-                "CHECK",
-                &successor.key,
-                &successor.sandbox,
-                Some(&successor.netns),
-            )
-            .await?;
-        ensure!(check.is_ok(), "the successor was hurt: {}", check.text());
+        let checked = check(cluster, &successor).await?;
+        ensure!(
+            checked.is_ok(),
+            "the successor was hurt: {}",
+            checked.text()
+        );
         ensure!(bound(cluster).await? == 1);
         cluster.remove_pod(pod).await
     });
@@ -229,10 +218,8 @@ fn sandbox_that_vanished_without_del_is_freed() {
             Ok(())
         })
         .await?;
-        let check = cluster
-            .cni(1, "CHECK", &kept.key, &kept.sandbox, Some(&kept.netns))
-            .await?;
-        ensure!(check.is_ok(), "{}", check.text());
+        let checked = check(cluster, &kept).await?;
+        ensure!(checked.is_ok(), "{}", checked.text());
         audit::clean(cluster).await
     });
 }
@@ -264,11 +251,9 @@ fn lost_rules_and_routes_are_put_back() {
             ensure!(done.success(), "ip {said} did not work");
 
             eventually(LIMIT, async || {
-                let check = cluster
-                    .cni(1, "CHECK", &pod.key, &pod.sandbox, Some(&pod.netns))
-                    .await?;
-                if !check.is_ok() {
-                    bail!("after ip {said}: {}", check.text());
+                let checked = check(cluster, &pod).await?;
+                if !checked.is_ok() {
+                    bail!("after ip {said}: {}", checked.text());
                 }
                 Ok(())
             })
@@ -299,15 +284,13 @@ fn check_names_what_is_lost_while_nobody_repairs() {
         })
         .await??;
 
-        let check = cluster
-            .cni(1, "CHECK", &pod.key, &pod.sandbox, Some(&pod.netns))
-            .await?;
+        let checked = check(cluster, &pod).await?;
 
-        ensure!(!check.is_ok(), "CHECK saw nothing");
+        ensure!(!checked.is_ok(), "CHECK saw nothing");
         ensure!(
-            check.text().contains("512") && check.text().contains(&v4),
+            checked.text().contains("512") && checked.text().contains(&v4),
             "{}",
-            check.text()
+            checked.text()
         );
         Ok(())
     });
