@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod fault;
+pub mod json;
 pub mod model;
 pub mod reply;
 pub mod request;

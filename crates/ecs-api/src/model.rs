@@ -6,8 +6,8 @@ pub mod inventory;
 pub mod params;
 
 use crate::action::Action;
+use crate::json::{Malformed, Node};
 use crate::model::params::Params;
-use crate::reply::{Malformed, Node};
 
 /// A request that knows its action, its parameters and its reply.
 pub trait Request {

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use types::cloud::EniId;
 
 use crate::action::Action;
+use crate::json::{Malformed, Node};
 use crate::model::params::Params;
 use crate::model::{Pick, Reply, Request};
-use crate::reply::{Malformed, Node};
 
 /// Adds secondary IPv4 addresses. Idempotent by its token.
 #[derive(Debug, Clone, PartialEq, Eq)]

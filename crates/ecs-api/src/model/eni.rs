@@ -9,9 +9,9 @@ use types::cloud::{EniId, InstanceId, SecurityGroupId, VSwitchId, VpcId, ZoneId}
 use types::time::Tick;
 
 use crate::action::Action;
+use crate::json::{Malformed, Node};
 use crate::model::params::Params;
 use crate::model::{Pick, Reply, Request};
-use crate::reply::{Malformed, Node};
 use crate::sign::encode::parse_timestamp;
 
 /// Where an ENI is in its life.

@@ -9,9 +9,9 @@ use types::cloud::{
 use types::quota::EniQuota;
 
 use crate::action::Action;
+use crate::json::{Malformed, Node};
 use crate::model::params::Params;
 use crate::model::{Reply, Request};
-use crate::reply::{Malformed, Node};
 
 /// A JSON array as text, as some parameters want it.
 fn json_array<T: ToString>(values: &[T]) -> Option<String> {
