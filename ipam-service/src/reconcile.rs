@@ -470,7 +470,8 @@ impl Picture<'_> {
     fn steady(&self) -> impl Iterator<Item = (EniKey, EniId)> + '_ {
         self.after.enis().filter_map(|(key, eni)| {
             let was = self.before.eni(key)?;
-            let steady = |eni: &ipam_core::eni::Eni| eni.state == EniState::Attached && !eni.lost;
+            let steady =
+                |eni: &ipam_core::shard::eni::Eni| eni.state == EniState::Attached && !eni.lost;
             (steady(was) && steady(eni)).then(|| Some((key, eni.id.clone()?)))?
         })
     }

@@ -14,9 +14,10 @@ use types::cloud::{EniId, InstanceId, SecurityGroupId};
 use types::quota::EniQuota;
 use types::time::Tick;
 
-use crate::eni::{Eni, EniKey, EniState};
+use crate::eni::{EniKey, EniState};
 use crate::record::Record;
 use crate::shard::Shard;
+use crate::shard::eni::Eni;
 use crate::slot::{Slot, SlotSet, SlotState};
 
 /// What is known of a node when its plan is made.

@@ -12,12 +12,14 @@ use types::cloud::{EniId, InstanceId};
 use types::op::{Generation, Seq};
 use types::time::Tick;
 
-use crate::eni::{Eni, EniKey, EniState, Op};
+use crate::eni::{EniKey, EniState, Op};
 use crate::record::Record;
+use crate::shard::eni::Eni;
 use crate::slot::{Slot, SlotSet, SlotState};
 use crate::spec::ShardSpec;
 
 pub mod apply;
+pub mod eni;
 pub mod snapshot;
 
 /// The state of a shard after its last record.

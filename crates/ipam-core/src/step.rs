@@ -13,9 +13,10 @@ use types::cloud::{EniId, InstanceId, SecurityGroupId};
 use types::op::Seq;
 use types::time::Tick;
 
-use crate::eni::{Eni, EniKey, EniState, Op};
+use crate::eni::{EniKey, EniState, Op};
 use crate::record::{Conflict, Record};
 use crate::shard::Shard;
+use crate::shard::eni::Eni;
 use crate::slot::{Slot, SlotSet, SlotState};
 
 /// Explicit addresses of a family that the create call takes, beside the primary one; also the most

@@ -8,8 +8,9 @@ use types::op::Seq;
 use types::time::Tick;
 
 use super::Shard;
-use crate::eni::{Eni, EniKey, EniState, Op};
+use crate::eni::{EniKey, EniState, Op};
 use crate::record::{Conflict, Record};
+use crate::shard::eni::Eni;
 use crate::slot::{Slot, SlotSet, SlotState};
 use crate::spec::Mode;
 
