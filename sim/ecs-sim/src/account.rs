@@ -6,6 +6,7 @@
 pub mod address;
 pub mod create;
 pub mod eni;
+pub mod fleet;
 pub mod history;
 pub mod instance;
 pub mod instance_types;

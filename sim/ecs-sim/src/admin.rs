@@ -67,23 +67,25 @@ fn refused(refusal: &Refusal) -> Failed {
     (refusal.status, refusal.to_string())
 }
 
-/// The server.
-pub fn router(sim: Sim) -> Router {
-    Router::new()
-        .route("/state", get(state))
-        .route("/calls", get(calls))
-        .route("/faults", get(faults).post(inject).delete(clear_faults))
-        .route("/faults/{id}", delete(remove_fault))
-        .route("/latency/{profile}", put(latency_profile))
-        .route("/latency", put(latency))
-        .route("/quotas/{action}/{per_minute}", put(quota))
-        .route("/lags", put(lags))
-        .route("/foreign", post(foreign))
-        .route("/foreign/{eni}", delete(release_foreign))
-        .route("/detach/{eni}", post(detach))
-        .route("/instances", post(run_instance))
-        .route("/instances/{id}", delete(release_instance))
-        .with_state(sim)
+impl Sim {
+    /// Faults, latencies, quotas, dumps, calls.
+    pub fn admin_router(&self) -> Router {
+        Router::new()
+            .route("/state", get(state))
+            .route("/calls", get(calls))
+            .route("/faults", get(faults).post(inject).delete(clear_faults))
+            .route("/faults/{id}", delete(remove_fault))
+            .route("/latency/{profile}", put(latency_profile))
+            .route("/latency", put(latency))
+            .route("/quotas/{action}/{per_minute}", put(quota))
+            .route("/lags", put(lags))
+            .route("/foreign", post(foreign))
+            .route("/foreign/{eni}", delete(release_foreign))
+            .route("/detach/{eni}", post(detach))
+            .route("/instances", post(run_instance))
+            .route("/instances/{id}", delete(release_instance))
+            .with_state(self.clone())
+    }
 }
 
 async fn state(State(sim): State<Sim>) -> Json<SimDump> {

@@ -1,7 +1,7 @@
 //! The ECS and VPC OpenAPI and the metadata service, simulated.
 //!
 //! One pure state ([`account`]) behind one lock; [`sim`] is the handle that gives it time, latency, faults and a
-//! data plane; [`openapi`], [`metadata`] and [`admin`] put it on the wire.
+//! data plane; [`openapi`] is what a call may say, and [`endpoint`], [`metadata`] and [`admin`] put it on the wire.
 
 pub mod account;
 pub mod admin;
@@ -9,9 +9,11 @@ pub mod app;
 pub mod clock;
 pub mod config;
 pub mod dump;
+pub mod endpoint;
 pub mod faults;
 pub mod metadata;
 pub mod openapi;
+pub mod passes;
 pub mod plane;
 pub mod quota;
 pub mod refusal;

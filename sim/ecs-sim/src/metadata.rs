@@ -5,20 +5,16 @@
 
 mod items;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use http::{HeaderMap, Method, StatusCode};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use types::cloud::InstanceId;
 use types::time::Tick;
 
 use crate::account::Account;
-use crate::config::MetadataTokens;
+use crate::passes::Passes;
 use crate::sim::Sim;
 
 /// Where tokens are asked for.
@@ -29,64 +25,13 @@ const TTL_HEADER: &str = "x-aliyun-ecs-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aliyun-ecs-metadata-token";
 /// Longest lifetime of a token, in seconds.
 const MAX_TTL: u64 = 21_600;
-/// Tokens remembered; the oldest go first.
-///
-/// Reason: bounds memory against a caller that never keeps its token.
-const MAX_TOKENS: usize = 100_000;
 
-/// Tokens that were given out.
-#[derive(Debug)]
-pub struct Metadata {
-    mode: MetadataTokens,
-    tokens: BTreeMap<String, Token>,
-    rng: StdRng,
-}
-
-#[derive(Debug)]
-struct Token {
-    instance: InstanceId,
-    until: Tick,
-}
-
-impl Metadata {
-    /// No tokens yet.
-    pub fn new(mode: MetadataTokens, seed: u64) -> Self {
-        Self {
-            mode,
-            tokens: BTreeMap::new(),
-            rng: StdRng::seed_from_u64(seed.wrapping_add(2)),
-        }
+impl Sim {
+    /// The metadata service. Serve it with connect info of [`SocketAddr`]: callers are told apart by their source
+    /// address.
+    pub fn metadata_router(&self) -> Router {
+        Router::new().fallback(serve).with_state(self.clone())
     }
-
-    fn issue(&mut self, instance: &InstanceId, ttl: Duration, now: Tick) -> String {
-        self.tokens.retain(|_, token| now < token.until);
-        while self.tokens.len() >= MAX_TOKENS {
-            self.tokens.pop_first();
-        }
-        let text = format!("{:032x}", self.rng.random::<u128>());
-        let token = Token {
-            instance: instance.clone(),
-            until: now.after(ttl),
-        };
-        self.tokens.insert(text.clone(), token);
-        text
-    }
-
-    fn accepts(&self, given: Option<&str>, instance: &InstanceId, now: Tick) -> bool {
-        match (given, self.mode) {
-            (_, MetadataTokens::Disabled) | (None, MetadataTokens::Required) => false,
-            (None, MetadataTokens::Optional) => true,
-            (Some(text), MetadataTokens::Optional | MetadataTokens::Required) => self
-                .tokens
-                .get(text)
-                .is_some_and(|token| token.instance == *instance && now < token.until),
-        }
-    }
-}
-
-/// The server.
-pub fn router(sim: Sim) -> Router {
-    Router::new().fallback(serve).with_state(sim)
 }
 
 async fn serve(
@@ -94,9 +39,9 @@ async fn serve(
     ConnectInfo(source): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> (StatusCode, String) {
-    let answer = sim.with_metadata(|metadata, account, now, lag| {
+    let answer = sim.with_metadata(|passes, account, now, lag| {
         let ip = source.ip().to_canonical();
-        answer(metadata, account, &request, ip, (now, lag))
+        answer(passes, account, &request, ip, (now, lag))
     });
     match answer {
         Ok(text) => (StatusCode::OK, text),
@@ -105,7 +50,7 @@ async fn serve(
 }
 
 fn answer(
-    metadata: &mut Metadata,
+    passes: &mut Passes,
     account: &Account,
     request: &Request,
     source: IpAddr,
@@ -114,7 +59,7 @@ fn answer(
     let Some(instance) = account.instance_at(source).cloned() else {
         return Err(StatusCode::FORBIDDEN);
     };
-    if metadata.mode == MetadataTokens::Disabled {
+    if passes.are_disabled() {
         return Err(StatusCode::FORBIDDEN);
     }
     let path = request.uri().path();
@@ -123,13 +68,13 @@ fn answer(
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
         let ttl = check_token_request(request.headers())?;
-        return Ok(metadata.issue(&instance, ttl, now));
+        return Ok(passes.issue(&instance, ttl, now));
     }
     if request.method() != Method::GET {
         return Err(StatusCode::METHOD_NOT_ALLOWED);
     }
     let given = header(request.headers(), TOKEN_HEADER);
-    if !metadata.accepts(given, &instance, now) {
+    if !passes.accepts(given, &instance, now) {
         return Err(StatusCode::UNAUTHORIZED);
     }
     let item = path.strip_prefix("/latest/meta-data/");

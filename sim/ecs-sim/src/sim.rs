@@ -8,19 +8,19 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use ecs_api::action::Action;
 use ecs_api::sign::Credentials;
 use tokio_util::task::TaskTracker;
 use types::cloud::{EniId, InstanceId, RegionId, VSwitchId, ZoneId};
 use types::time::Tick;
 
+use crate::account::Account;
 use crate::account::instance::InstanceStatus;
 use crate::clock::Clock;
 use crate::config::{Latency, SimConfig};
 use crate::dump::{Call, SimDump};
 use crate::faults::{Fault, FaultId};
-use crate::metadata::Metadata;
+use crate::passes::Passes;
 use crate::plane::{DataPlane, PlaneError};
 use crate::refusal::Refusal;
 use crate::sim::state::State;
@@ -281,34 +281,19 @@ impl Sim {
         self.state().ledger.calls().cloned().collect()
     }
 
-    /// The OpenAPI: ECS and VPC, any host name, path `/`.
-    pub fn openapi_router(&self) -> Router {
-        crate::openapi::router(self.clone())
-    }
-
-    /// The metadata service. Serve it with connect info of [`std::net::SocketAddr`]: callers are told apart by
-    /// their source address.
-    pub fn metadata_router(&self) -> Router {
-        crate::metadata::router(self.clone())
-    }
-
-    /// Faults, latencies, quotas, dumps, calls.
-    pub fn admin_router(&self) -> Router {
-        crate::admin::router(self.clone())
-    }
-
+    /// Acts on what the metadata service sees: its tokens, the account, the time, and how far it is behind.
     pub(crate) fn with_metadata<T>(
         &self,
-        act: impl FnOnce(&mut Metadata, &crate::account::Account, Tick, Duration) -> T,
+        act: impl FnOnce(&mut Passes, &Account, Tick, Duration) -> T,
     ) -> T {
         let now = self.now();
         let mut state = self.state();
         let State {
-            metadata,
+            passes,
             account,
             metadata_lag,
             ..
         } = &mut *state;
-        act(metadata, account, now, *metadata_lag)
+        act(passes, account, now, *metadata_lag)
     }
 }

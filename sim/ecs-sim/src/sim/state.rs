@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::config::{Latency, SimConfig, Span};
 use crate::dump::{Call, CallCount, SimDump};
 use crate::faults::FaultSet;
-use crate::metadata::Metadata;
+use crate::passes::Passes;
 use crate::quota::Quotas;
 use crate::signature::Keys;
 
@@ -35,7 +35,7 @@ pub(crate) struct State {
     pub(crate) latency: Latency,
     pub(crate) read_lag: Duration,
     pub(crate) metadata_lag: Duration,
-    pub(crate) metadata: Metadata,
+    pub(crate) passes: Passes,
     pub(crate) ledger: Ledger,
     pub(crate) token_lifetime: Duration,
     locks: BTreeMap<EniId, EniLock>,
@@ -53,7 +53,7 @@ impl State {
             latency: config.latency,
             read_lag: config.read_lag,
             metadata_lag: config.metadata_lag,
-            metadata: Metadata::new(config.metadata_tokens, config.seed),
+            passes: Passes::new(config.metadata_tokens, config.seed),
             ledger: Ledger::default(),
             token_lifetime: Duration::from_secs(config.limits.client_token_seconds),
             locks: BTreeMap::new(),
