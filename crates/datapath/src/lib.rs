@@ -2,7 +2,8 @@
 //!
 //! [`desired`] says what a pod, an ENI and a node need; [`observed`] is what a namespace holds;
 //! [`plan`] compares the two without touching anything and gives [`op`]erations; [`kernel`] does the work. A plan against
-//! a kernel that already agrees is empty, so applying anything twice changes nothing.
+//! a kernel that already agrees is empty, so applying anything twice changes nothing. [`watch`] tells what
+//! changes meanwhile.
 //!
 //! The state is that of Terway's "ENI secondary IP, veth + policy routing" mode: names, rules and
 //! tables are the same, so that a node can change over without restarting its pods.

@@ -223,32 +223,20 @@ impl Connection {
 }
 
 /// The messages in one datagram.
-pub(crate) fn parse(
-    bytes: &[u8],
-) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, DatapathError> {
-    parse_some(bytes, |_| true)
-}
-
-/// The messages in one datagram whose type is `wanted`. The others are not decoded.
-pub(crate) fn parse_some(
-    mut bytes: &[u8],
-    wanted: impl Fn(u16) -> bool,
-) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, DatapathError> {
+fn parse(mut bytes: &[u8]) -> Result<Vec<NetlinkMessage<RouteNetlinkMessage>>, DatapathError> {
     let garbled = || DatapathError::Garbled("a message header is cut".to_owned());
     let mut messages = Vec::new();
     while !bytes.is_empty() {
         let header = bytes.first_chunk::<HEADER>().ok_or_else(garbled)?;
-        let [l0, l1, l2, l3, t0, t1, ..] = *header;
+        let [l0, l1, l2, l3, ..] = *header;
         let length = u32::from_ne_bytes([l0, l1, l2, l3]);
         let length = usize::try_from(length).map_err(|_| garbled())?;
         if length < HEADER {
             return Err(garbled());
         }
-        if wanted(u16::from_ne_bytes([t0, t1])) {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-                .map_err(|e| DatapathError::Garbled(e.to_string()))?;
-            messages.push(message);
-        }
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+            .map_err(|e| DatapathError::Garbled(e.to_string()))?;
+        messages.push(message);
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(messages)
@@ -265,12 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn message_that_is_not_wanted_is_stepped_over() {
+    fn messages_of_a_datagram_are_read_past_their_padding() {
         // NLMSG_NOOP twice, the first with a body of one byte and its padding.
         let mut datagram = vec![17, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0];
         datagram.extend([16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 
         assert_eq!(parse(&datagram).unwrap().len(), 2);
-        assert_eq!(parse_some(&datagram, |kind| kind != 1).unwrap(), []);
     }
 }

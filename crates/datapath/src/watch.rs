@@ -1,39 +1,34 @@
 //! What changes in a namespace, as the kernel tells it.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io;
 use std::net::IpAddr;
+use std::task::{Context, Poll};
 
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{FutureExt as _, StreamExt as _};
 use ipnet::IpNet;
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use nix::errno::Errno;
+use netlink_sys::SocketAddr;
+use rtnetlink::MulticastGroup;
+use rtnetlink::proto::Connection;
 use tokio::runtime::Handle;
 use types::address::MacAddr;
 
 use crate::error::DatapathError;
-use crate::netlink::{self, observer};
+use crate::netlink::observer;
 
-/// Multicast groups: links, addresses, routes and rules of both families.
-///
-/// Source: `RTNLGRP_*` in the kernel's linux/rtnetlink.h.
-const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
-
-/// The group for links.
-const LINK_GROUP: u32 = 1;
-
-/// Types of the messages that can be a [`Change`]. Each ADD makes routes and rules, of which nobody
-/// needs to be told: they are not even decoded.
-///
-/// Source: `RTM_NEWLINK`, `RTM_DELLINK`, `RTM_NEWADDR`, `RTM_DELADDR`, `RTM_DELROUTE`, `RTM_DELRULE` in
-/// linux/rtnetlink.h.
-const WANTED: [u16; 6] = [16, 17, 20, 21, 25, 33];
-
-/// Bytes read at once: more than any notification has.
-const READ_SIZE: usize = 32 * 1024;
+/// Links, and addresses, routes and rules of both families.
+const GROUPS: [MulticastGroup; 7] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+];
 
 /// Something that may need repair, or that somebody waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,19 +86,17 @@ pub enum Change {
 /// A stream of changes. The kernel's buffer is its bound; what does not fit is told as
 /// [`Change::Resync`].
 pub struct Watch {
-    socket: TokioSocket,
-    queued: VecDeque<Change>,
-    read: Vec<u8>,
-}
-
-fn socket_error(what: &'static str) -> impl Fn(std::io::Error) -> DatapathError {
-    move |source| DatapathError::Socket { what, source }
+    /// Moves what the kernel sent into `read`. It is driven only when `read` is empty and somebody
+    /// waits, and tokio lets it read no more than its budget of 128 datagrams at a time: what nobody
+    /// takes stays in the kernel's buffer. `None` once the socket is broken.
+    connection: Option<Connection<RouteNetlinkMessage>>,
+    read: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 }
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
-            .field("queued", &self.queued.len())
+            .field("open", &self.connection.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -112,22 +105,21 @@ impl Watch {
     /// Opens one in the namespace of the calling thread, to be used on the runtime of `handle`.
     pub(crate) fn open(handle: &Handle, links_only: bool) -> Result<Self, DatapathError> {
         let _runtime = handle.enter();
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(socket_error("watch socket"))?;
-        let inner = socket.socket_mut();
-        inner
-            .bind(&SocketAddr::new(0, 0))
-            .map_err(socket_error("watch bind"))?;
-        for group in GROUPS {
-            if !links_only || group == LINK_GROUP {
-                inner
-                    .add_membership(group)
-                    .map_err(socket_error("watch group"))?;
-            }
-        }
+        let groups: &[MulticastGroup] = if links_only {
+            &[MulticastGroup::Link]
+        } else {
+            &GROUPS
+        };
+        let (connection, _requests, read) =
+            rtnetlink::new_multicast_connection(groups).map_err(|source| {
+                DatapathError::Socket {
+                    what: "watch socket",
+                    source,
+                }
+            })?;
         Ok(Self {
-            socket,
-            queued: VecDeque::new(),
-            read: Vec::with_capacity(READ_SIZE),
+            connection: Some(connection),
+            read,
         })
     }
 
@@ -136,33 +128,47 @@ impl Watch {
     /// # Errors
     /// [`DatapathError::Socket`] when the socket is broken: open a new watch and compare everything.
     pub async fn next(&mut self) -> Result<Change, DatapathError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Change, DatapathError>> {
+        let mut driven = false;
         loop {
-            if let Some(change) = self.queued.pop_front() {
-                return Ok(change);
-            }
-            self.read.clear();
-            match self.socket.recv(&mut self.read).await {
-                Ok(()) => self.take(),
-                Err(e) if e.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => {
-                    return Ok(Change::Resync);
+            match self.read.poll_next_unpin(cx) {
+                Poll::Ready(Some((message, _))) => {
+                    if let Some(change) = change(&message.payload) {
+                        return Poll::Ready(Ok(change));
+                    }
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(socket_error("watch")(e)),
+                Poll::Ready(None) => return Poll::Ready(Err(broken())),
+                Poll::Pending if driven => return Poll::Pending,
+                Poll::Pending => {
+                    driven = true;
+                    if let Some(connection) = &mut self.connection
+                        && connection.poll_unpin(cx).is_ready()
+                    {
+                        // With it goes the sender, so that `read` ends behind what was read before.
+                        self.connection = None;
+                    }
+                }
             }
         }
     }
+}
 
-    fn take(&mut self) {
-        let Ok(messages) = netlink::parse_some(&self.read, |kind| WANTED.contains(&kind)) else {
-            // What can not be read may have been important.
-            self.queued.push_back(Change::Resync);
-            return;
-        };
-        for message in messages {
-            if let NetlinkPayload::InnerMessage(inner) = message.payload {
-                self.queued.extend(change(&inner));
-            }
-        }
+/// The library keeps the reason to itself and its log.
+fn broken() -> DatapathError {
+    DatapathError::Socket {
+        what: "watch",
+        source: io::ErrorKind::ConnectionAborted.into(),
+    }
+}
+
+fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    match payload {
+        NetlinkPayload::InnerMessage(message) => told(message),
+        NetlinkPayload::Overrun(_) => Some(Change::Resync),
+        NetlinkPayload::Done(_) | NetlinkPayload::Error(_) | NetlinkPayload::Noop | _ => None,
     }
 }
 
@@ -170,7 +176,7 @@ impl Watch {
     clippy::wildcard_enum_match_arm,
     reason = "the enum is the library's, open, and mostly of no concern here"
 )]
-fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+fn told(message: &RouteNetlinkMessage) -> Option<Change> {
     match message {
         RouteNetlinkMessage::NewLink(_) => observer::link(message).map(|l| Change::Link {
             index: l.index,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use datapath::error::DatapathError;
 use datapath::watch::Change;
+use futures::FutureExt as _;
 
 use crate::lab::{self, Lab, PATIENCE};
 
@@ -83,6 +84,29 @@ async fn flushed_rules_and_routes_are_told() {
             }
         ]
     );
+}
+
+#[tokio::test]
+async fn wait_that_is_given_up_loses_no_change() {
+    let lab = Lab::with_eni();
+    let mut watch = lab.datapath.watch().await.unwrap();
+    for address in ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32"] {
+        lab::ip(&format!("-n {} addr add {address} dev lo", lab.node()));
+    }
+
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let at_once = watch.next().now_or_never();
+        let change = match at_once {
+            Some(change) => change,
+            None => tokio::time::timeout(PATIENCE, watch.next()).await.unwrap(),
+        };
+        if let Change::Address { net, .. } = change.unwrap() {
+            seen.push(net.to_string());
+        }
+    }
+
+    assert_eq!(seen, ["10.77.0.1/32", "10.77.0.2/32", "10.77.0.3/32"]);
 }
 
 #[tokio::test]
