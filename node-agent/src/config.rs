@@ -218,3 +218,72 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use mesh::config::Sources;
+
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+
+    const GOOD: &str = r#"
+        node.name = "node-1"
+        node.cluster = "c1"
+        node.manifests = "/manifests"
+        ipam.replicas = ["10.0.0.1:7301"]
+        tls.ca = "/tls/ca.crt"
+        tls.cert = "/tls/tls.crt"
+        tls.key = "/tls/tls.key"
+    "#;
+
+    /// Every key, down to values.
+    fn keys(prefix: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value.as_object() {
+            Some(table) => {
+                for (name, inner) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    keys(&format!("{prefix}{dot}{name}"), inner, found);
+                }
+            }
+            None => {
+                found.insert(prefix.to_owned());
+            }
+        }
+    }
+
+    /// The keys in the tables of a chapter of the document.
+    fn documented(chapter: &str) -> BTreeSet<String> {
+        let (_, text) = DOCUMENT.split_once(&format!("\n## {chapter}\n")).unwrap();
+        let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
+        let rows = text.lines().filter_map(|row| row.strip_prefix("| `"));
+        rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, GOOD).unwrap();
+        let sources = Sources {
+            file: Some(file),
+            ..Sources::default()
+        };
+        let config: Config = mesh::run::configure(&sources).unwrap();
+        let mut found = BTreeSet::new();
+        keys("", &serde_json::to_value(&config).unwrap(), &mut found);
+        let (own, shared) = (documented("node-agent"), documented("Every service"));
+
+        let missing: Vec<_> = found
+            .iter()
+            .filter(|key| !own.contains(*key) && !shared.contains(*key))
+            .collect();
+        let gone: Vec<_> = own.difference(&found).collect();
+
+        assert!(missing.is_empty(), "not in the document: {missing:?}");
+        assert!(gone.is_empty(), "documented, but no key: {gone:?}");
+    }
+}

@@ -17,6 +17,7 @@ use proto::ipam::v1::{
     Target, node_command, node_message,
 };
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -36,6 +37,8 @@ const OUTGOING: usize = 64;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Everything is told again this often, should the two sides have come apart.
 const RETELL: Duration = Duration::from_secs(30);
+/// Wait before a shard is asked for again from a replica that did not own it.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Longest silence between two attempts, in milliseconds.
 const MAX_PAUSE_MS: u64 = 3_000;
 
@@ -162,8 +165,10 @@ struct Session<'a> {
     told_inventory: BTreeSet<ShardId>,
     told_ready: BTreeSet<EniId>,
     told_target: BTreeMap<ShardId, Target>,
-    /// Shards that the replica said it does not own; asked again when the routes change.
+    /// Shards that the replica said it does not own; asked again when the routes change, or after a while.
     not_owned: BTreeSet<ShardId>,
+    /// When they are asked again.
+    ask_again_at: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -177,6 +182,7 @@ impl<'a> Session<'a> {
             told_ready: BTreeSet::new(),
             told_target: BTreeMap::new(),
             not_owned: BTreeSet::new(),
+            ask_again_at: None,
         }
     }
 
@@ -232,6 +238,10 @@ impl<'a> Session<'a> {
                 changed = wants.changed() => changed.map_err(|_| LedgerError::Stopped)?,
                 changed = routes.changed() => {
                     changed.map_err(|_| LedgerError::Stopped)?;
+                    self.not_owned.clear();
+                }
+                () = until(self.ask_again_at) => {
+                    self.ask_again_at = None;
                     self.not_owned.clear();
                 }
                 _ = retell.tick() => {
@@ -412,6 +422,8 @@ impl<'a> Session<'a> {
                 self.told_inventory.remove(&shard);
                 self.told_target.remove(&shard);
                 self.not_owned.insert(shard);
+                // The replica may be about to claim it: the routes then stay as they are.
+                self.ask_again_at = Some(Instant::now() + ASK_AGAIN);
             }
             node_command::Body::Drain(drain) => return Err(Ended::Drained(drain.why)),
         }
@@ -438,6 +450,13 @@ impl<'a> Session<'a> {
         self.told_ready.remove(eni);
         // A sandbox may have taken an address between the two; then the ENI stays.
         Ok(gone.is_some())
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -205,9 +205,8 @@ async fn survive(cluster: &Cluster, service: Service, point: &'static str) -> Re
         died: Cell::new(false),
     };
     armed.cycle().await?;
-    armed.tend().await?;
-    ensure!(armed.died.get(), "the point was never reached");
     eventually(STAGE, async || {
+        armed.tend().await?;
         let left = cluster
             .sim()
             .dump()
@@ -219,6 +218,8 @@ async fn survive(cluster: &Cluster, service: Service, point: &'static str) -> Re
         Ok(())
     })
     .await?;
+    armed.tend().await?;
+    ensure!(armed.died.get(), "the point was never reached");
     audit::clean(cluster).await
 }
 
