@@ -15,7 +15,7 @@ use ecs_api::action::Action;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::limits::bucket::Bucket;
+use crate::limits::bucket::{Bucket, Monotonic};
 use crate::metrics::Metrics;
 
 /// Who goes first when a budget is short. Lower goes first.
@@ -79,7 +79,6 @@ impl Quotas {
 pub struct Budgets {
     lanes: BTreeMap<Action, Lane>,
     max_waiting: usize,
-    started: Instant,
     metrics: Arc<Metrics>,
 }
 
@@ -91,7 +90,7 @@ struct Lane {
 
 #[derive(Debug)]
 struct LaneState {
-    bucket: Bucket,
+    bucket: Bucket<Monotonic>,
     waiting: BTreeSet<Ticket>,
     next_number: u64,
 }
@@ -127,11 +126,12 @@ impl Drop for Queued<'_> {
 impl Budgets {
     /// Full budgets. At most `max_waiting` calls wait per action.
     pub fn new(quotas: &Quotas, max_waiting: usize, metrics: Arc<Metrics>) -> Self {
+        let clock = Monotonic::start();
         let lanes = Action::ALL
             .into_iter()
             .map(|action| {
                 let state = LaneState {
-                    bucket: Bucket::new(quotas.of(action), Duration::ZERO),
+                    bucket: Bucket::new(quotas.of(action), clock),
                     waiting: BTreeSet::new(),
                     next_number: 0,
                 };
@@ -145,7 +145,6 @@ impl Budgets {
         Self {
             lanes,
             max_waiting,
-            started: Instant::now(),
             metrics,
         }
     }
@@ -185,10 +184,9 @@ impl Budgets {
         deadline: Instant,
         queued: &mut Option<Queued<'a>>,
     ) -> Result<Option<Duration>, NoBudget> {
-        let now = self.started.elapsed();
         let mut state = lock(&lane.state);
         let ahead = state.ahead_of(class, queued.as_ref().map(|queued| queued.ticket));
-        if ahead == 0 && state.bucket.take(now).is_ok() {
+        if ahead == 0 && state.bucket.take().is_ok() {
             self.report(action, &mut state);
             return Ok(None);
         }
@@ -222,19 +220,18 @@ impl Budgets {
     pub fn throttled(&self, action: Action) {
         if let Some(lane) = self.lanes.get(&action) {
             let mut state = lock(&lane.state);
-            state.bucket.throttled(self.started.elapsed());
+            state.bucket.throttled();
             self.report(action, &mut state);
         }
     }
 
     /// The state of the budgets: for people.
     pub fn dump(&self) -> serde_json::Value {
-        let now = self.started.elapsed();
         let lanes = self.lanes.iter().map(|(action, lane)| {
             let mut state = lock(&lane.state);
             let budget = serde_json::json!({
                 "waiting": state.waiting.len(),
-                "calls_now": state.bucket.available(now),
+                "calls_now": state.bucket.available(),
                 "rate_permille": state.bucket.share_permille(),
             });
             (action.name().to_owned(), budget)
@@ -243,7 +240,7 @@ impl Budgets {
     }
 
     fn report(&self, action: Action, state: &mut LaneState) {
-        let tokens = state.bucket.available(self.started.elapsed());
+        let tokens = state.bucket.available();
         self.metrics.budget(
             action,
             state.waiting.len(),

@@ -91,7 +91,7 @@ impl Metrics {
         );
         registry.register(
             "gateway_budget_tokens",
-            "Calls that the action's budget would let through now",
+            "Calls that the action's budget would let through, estimated at its last change",
             self.tokens.clone(),
         );
         registry.register(
@@ -141,7 +141,7 @@ impl Metrics {
     }
 
     /// The state of an action's budget.
-    pub fn budget(&self, action: Action, waiting: usize, tokens: u64, share_permille: u64) {
+    pub fn budget(&self, action: Action, waiting: usize, tokens: u32, share_permille: u32) {
         let label = ActionLabel {
             action: action.name(),
         };
