@@ -99,7 +99,7 @@ pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
         admin,
         ..
     } = context;
-    let tls = TlsMaterial::load(&config.tls_config())?;
+    let tls = TlsMaterial::load(&config.tls)?;
     tls.register(&registry);
     tls.watch(TLS_REREAD, &tasks);
     let gateway = assemble(&config, &tasks, &registry).await?;

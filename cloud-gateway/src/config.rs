@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use ecs_api::action::{Action, Product};
@@ -30,11 +29,11 @@ const MAX_MS: u64 = 24 * 3_600 * 1_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Ports.
+    /// The gRPC port.
     #[serde(default)]
     pub listen: Listen,
-    /// Certificate, key and trust roots.
-    pub tls: Tls,
+    /// Certificate, key and trust roots; read again when they change.
+    pub tls: TlsConfig,
     /// Where the cloud is, and how it is called.
     pub cloud: Cloud,
     /// Where the access keys are.
@@ -54,45 +53,25 @@ pub struct Config {
     /// Bounds of the gRPC server.
     #[serde(default)]
     pub server: mesh::server::Params,
-    /// Logs and traces.
+    /// Telemetry, health, admin, drain.
     #[serde(default)]
-    pub telemetry: mesh::telemetry::Params,
-    /// Going away.
-    #[serde(default)]
-    pub drain: mesh::drain::Params,
-    /// The part that mesh wants, in its own form.
-    #[serde(skip)]
-    service: OnceLock<Params>,
+    pub service: Params,
 }
 
-/// Ports.
+/// The gRPC port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     /// gRPC with mTLS.
     pub grpc: SocketAddr,
-    /// Read-only HTTP: metrics and health.
-    pub metrics: SocketAddr,
-    /// HTTP for people on this machine; loopback alone.
-    pub admin: SocketAddr,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         Self {
             grpc: SocketAddr::from(([0, 0, 0, 0], 7201)),
-            metrics: SocketAddr::from(([0, 0, 0, 0], 7202)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 7203)),
         }
     }
-}
-
-/// Certificate files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Folder with `ca.crt`, `tls.crt` and `tls.key`; read again when they change.
-    pub dir: PathBuf,
 }
 
 /// How requests are signed.
@@ -268,16 +247,7 @@ impl Default for Ops {
 
 impl Settings for Config {
     fn service(&self) -> &Params {
-        self.service.get_or_init(|| Params {
-            telemetry: self.telemetry.clone(),
-            health: mesh::health::Params {
-                listen: Some(self.listen.metrics),
-            },
-            admin: mesh::admin::Params {
-                listen: Some(self.listen.admin),
-            },
-            drain: self.drain,
-        })
+        &self.service
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -301,8 +271,7 @@ impl Settings for Config {
             .map_err(|error| Invalid::new("cloud.backoff", error.to_string()))?;
         credentials::check(&self.credentials.dir)
             .map_err(|error| Invalid::new("credentials.dir", error.to_string()))?;
-        TlsMaterial::load(&self.tls_config())
-            .map_err(|error| Invalid::new("tls.dir", chain(&error)))?;
+        TlsMaterial::load(&self.tls).map_err(|error| Invalid::new("tls", chain(&error)))?;
         Ok(())
     }
 }
@@ -323,11 +292,6 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Config {
-    /// The certificate files.
-    pub fn tls_config(&self) -> TlsConfig {
-        TlsConfig::in_dir(&self.tls.dir)
-    }
-
     fn check_durations(&self) -> Result<(), Invalid> {
         let durations = [
             ("cloud.timeout_ms", self.cloud.timeout_ms),
@@ -483,6 +447,7 @@ fn endpoint(text: &str, region: &RegionId) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::Path;
 
     use mesh::ca::{Authority, Leaf};
@@ -493,6 +458,7 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_hours(24);
+    const DOCUMENT: &str = include_str!("../../docs/configuration.md");
 
     /// A folder with good credentials and certificates, and the file that names them.
     fn good(dir: &Path) -> Sources {
@@ -503,9 +469,10 @@ mod tests {
         let leaf = Leaf::new(&Identity::gateway("gw-1"), DAY);
         ca.issue(&leaf).unwrap().write(&dir.join("tls")).unwrap();
         let file = dir.join("gateway.toml");
+        let TlsConfig { ca, cert, key } = TlsConfig::in_dir(&dir.join("tls"));
         let text = format!(
-            "[tls]\ndir = {:?}\n[cloud]\nregion = \"cn-hangzhou\"\n[credentials]\ndir = {dir:?}\n",
-            dir.join("tls"),
+            "[tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
+             [cloud]\nregion = \"cn-hangzhou\"\n[credentials]\ndir = {dir:?}\n",
         );
         std::fs::write(&file, text).unwrap();
         Sources {
@@ -560,6 +527,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (set, key) in [
             ("credentials.dir=/nowhere", "credentials.dir"),
+            ("tls.cert=/nowhere", "tls"),
             ("tls.dir=/nowhere", "tls.dir"),
             ("cloud.endpoint=ecs.aliyuncs.com", "cloud.endpoint"),
             ("cloud.endpoint=ftp://here", "cloud.endpoint"),
@@ -579,7 +547,7 @@ mod tests {
             ("readback.tick_ms=0", "readback.tick_ms"),
             ("ops.timeout_ms=0", "ops.timeout_ms"),
             ("ops.max_runing=1", "ops.max_runing"),
-            ("service.admin.listen=1", "service"),
+            ("service.admin.listen=1", "service.admin.listen"),
         ] {
             let text = refusal(dir.path(), set);
 
@@ -591,8 +559,54 @@ mod tests {
     fn admin_port_beyond_loopback_is_refused() {
         let dir = tempfile::tempdir().unwrap();
 
-        let text = refusal(dir.path(), "listen.admin=0.0.0.0:1");
+        let text = refusal(dir.path(), "service.admin.listen=0.0.0.0:1");
 
-        assert!(text.contains("admin"), "{text}");
+        assert!(text.contains("service.admin.listen"), "{text}");
+    }
+
+    /// Every key, down to values; an empty table counts as a value.
+    fn keys(prefix: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value.as_object().filter(|table| !table.is_empty()) {
+            Some(table) => {
+                for (name, inner) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    keys(&format!("{prefix}{dot}{name}"), inner, found);
+                }
+            }
+            None => {
+                found.insert(prefix.replace("DescribeVSwitches", "<Action>"));
+            }
+        }
+    }
+
+    /// The keys in the tables of a chapter of the document.
+    fn documented(chapter: &str) -> BTreeSet<String> {
+        let (_, text) = DOCUMENT.split_once(&format!("\n## {chapter}\n")).unwrap();
+        let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
+        let rows = text.lines().filter_map(|row| row.strip_prefix("| `"));
+        rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let dir = tempfile::tempdir().unwrap();
+        let sources = Sources {
+            sets: vec!["rate_limits.per_minute.DescribeVSwitches=300".to_owned()],
+            ..good(dir.path())
+        };
+        let config: Config = configure(&sources).unwrap();
+        let mut found = BTreeSet::new();
+        keys("", &serde_json::to_value(&config).unwrap(), &mut found);
+        let (own, shared) = (documented("cloud-gateway"), documented("Every service"));
+
+        let missing: Vec<_> = found
+            .iter()
+            .filter(|key| !own.contains(*key) && !shared.contains(*key))
+            .collect();
+        let gone: Vec<_> = own.difference(&found).collect();
+
+        assert!(missing.is_empty(), "not in the document: {missing:?}");
+        assert!(gone.is_empty(), "documented, but no key: {gone:?}");
     }
 }

@@ -75,7 +75,7 @@ impl Running {
 /// # Errors
 /// Whatever keeps it from serving.
 pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
-    let tls = TlsMaterial::load(&context.config.tls_config())?;
+    let tls = TlsMaterial::load(&context.config.tls)?;
     tls.register(&context.registry);
     tls.watch(TLS_REREAD, &context.tasks);
     let kv = open_store(&context.config, &tls).await?;
@@ -241,7 +241,7 @@ fn replica_id(tls: &TlsMaterial) -> anyhow::Result<ReplicaId> {
         | Identity::Controller { .. }
         | Identity::Admin { .. }
         | Identity::Etcd { .. }) => {
-            bail!("tls.dir: the certificate is of {other}, not of an ipam replica")
+            bail!("tls.cert: the certificate is of {other}, not of an ipam replica")
         }
     }
 }

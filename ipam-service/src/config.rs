@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use mesh::config::Invalid;
@@ -18,11 +17,11 @@ use types::cloud::{ClusterId, VSwitchId, ZoneId};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Ports.
+    /// The gRPC port.
     #[serde(default)]
     pub listen: Listen,
-    /// Certificate, key and trust roots.
-    pub tls: Tls,
+    /// Certificate, key and trust roots; read again when they change.
+    pub tls: TlsConfig,
     /// Where decisions are kept.
     pub store: Store,
     /// Where the cloud is.
@@ -44,27 +43,17 @@ pub struct Config {
     /// Bounds of the gRPC server.
     #[serde(default)]
     pub server: mesh::server::Params,
-    /// Logs and traces.
+    /// Telemetry, health, admin, drain.
     #[serde(default)]
-    pub telemetry: mesh::telemetry::Params,
-    /// Going away.
-    #[serde(default)]
-    pub drain: mesh::drain::Params,
-    /// The part that mesh wants, in its own form.
-    #[serde(skip)]
-    pub service: OnceLock<Params>,
+    pub service: Params,
 }
 
-/// Ports.
+/// The gRPC port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
     /// gRPC with mTLS.
     pub grpc: SocketAddr,
-    /// Read-only HTTP: metrics and health.
-    pub metrics: SocketAddr,
-    /// HTTP for people on this machine; loopback alone.
-    pub admin: SocketAddr,
     /// `host:port` that other machines reach `grpc` at; empty: the bound address.
     pub advertise: String,
 }
@@ -73,19 +62,9 @@ impl Default for Listen {
     fn default() -> Self {
         Self {
             grpc: SocketAddr::from(([0, 0, 0, 0], 7301)),
-            metrics: SocketAddr::from(([0, 0, 0, 0], 7302)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 7303)),
             advertise: String::new(),
         }
     }
-}
-
-/// Certificate files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Folder with `ca.crt`, `tls.crt` and `tls.key`; read again when they change.
-    pub dir: PathBuf,
 }
 
 /// Which store.
@@ -298,26 +277,11 @@ impl Default for Limits {
 
 impl Settings for Config {
     fn service(&self) -> &Params {
-        self.service.get_or_init(|| Params {
-            telemetry: self.telemetry.clone(),
-            health: mesh::health::Params {
-                listen: Some(self.listen.metrics),
-            },
-            admin: mesh::admin::Params {
-                listen: Some(self.listen.admin),
-            },
-            drain: self.drain,
-        })
+        &self.service
     }
 
     fn check(&self) -> Result<(), Invalid> {
         let fail = |key: &str, why: String| Err(Invalid::new(key, why));
-        if !self.listen.admin.ip().is_loopback() {
-            return fail(
-                "listen.admin",
-                format!("{} is not a loopback address", self.listen.admin),
-            );
-        }
         if self.listen.grpc.ip().is_unspecified() && self.listen.advertise.is_empty() {
             let why = format!(
                 "nodes can not reach {}: say host:port that they can",
@@ -415,11 +379,6 @@ impl Config {
         Ok(())
     }
 
-    /// The certificate files.
-    pub fn tls_config(&self) -> TlsConfig {
-        TlsConfig::in_dir(&self.tls.dir)
-    }
-
     /// Who takes addresses of `vswitch`.
     pub fn mode(&self, vswitch: &VSwitchId) -> VSwitchMode {
         self.vswitch
@@ -431,13 +390,19 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use mesh::config::Sources;
 
     use super::*;
 
+    const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+
     const GOOD: &str = r#"
         listen.advertise = "10.0.0.1:7301"
-        tls.dir = "/tls"
+        tls.ca = "/tls/ca.crt"
+        tls.cert = "/tls/tls.crt"
+        tls.key = "/tls/tls.key"
         store.kind = "memory"
         cloud.gateways = ["10.0.0.2:7201"]
         cluster.id = "c1"
@@ -482,13 +447,53 @@ mod tests {
             ("timing.retry_max=1", "timing.retry_max"),
             ("timing.session_ttl=1500", "timing.session_ttl"),
             ("limits.operations=0", "limits.operations"),
-            ("listen.admin=0.0.0.0:1", "listen.admin"),
+            ("service.admin.listen=0.0.0.0:1", "service.admin.listen"),
+            ("service.drain.grace=1", "service.drain.grace"),
+            ("tls.dir=/tls", "tls.dir"),
         ] {
             let error = read(&[set]).unwrap_err();
-            assert!(
-                error.contains(key) || error.contains("service.admin.listen"),
-                "{set}: {error}"
-            );
+            assert!(error.contains(&format!("{key:?}")), "{set}: {error}");
         }
+    }
+
+    /// Every key, down to values; an empty table counts as a value.
+    fn keys(prefix: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value.as_object().filter(|table| !table.is_empty()) {
+            Some(table) => {
+                for (name, inner) in table {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    keys(&format!("{prefix}{dot}{name}"), inner, found);
+                }
+            }
+            None => {
+                found.insert(prefix.replace("vsw-a", "<id>"));
+            }
+        }
+    }
+
+    /// The keys in the tables of a chapter of the document.
+    fn documented(chapter: &str) -> BTreeSet<String> {
+        let (_, text) = DOCUMENT.split_once(&format!("\n## {chapter}\n")).unwrap();
+        let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
+        let rows = text.lines().filter_map(|row| row.strip_prefix("| `"));
+        rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let config = read(&["vswitch.vsw-a.mode=exclusive"]).unwrap();
+        let mut found = BTreeSet::new();
+        keys("", &serde_json::to_value(&config).unwrap(), &mut found);
+        let (own, shared) = (documented("ipam-service"), documented("Every service"));
+
+        let missing: Vec<_> = found
+            .iter()
+            .filter(|key| !own.contains(*key) && !shared.contains(*key))
+            .collect();
+        let gone: Vec<_> = own.difference(&found).collect();
+
+        assert!(missing.is_empty(), "not in the document: {missing:?}");
+        assert!(gone.is_empty(), "documented, but no key: {gone:?}");
     }
 }

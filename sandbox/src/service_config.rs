@@ -60,7 +60,7 @@ impl Inputs<'_> {
     /// The file of cloud-gateway.
     pub fn gateway(&self, credentials: &Path, openapi: &str) -> Value {
         json!({
-            "listen": listen(GATEWAY_GRPC, GATEWAY_HEALTH, GATEWAY_ADMIN),
+            "listen": {"grpc": any(GATEWAY_GRPC)},
             "tls": self.tls(Service::Gateway),
             "cloud": {
                 "region": REGION,
@@ -69,23 +69,13 @@ impl Inputs<'_> {
             },
             "credentials": {"dir": credentials},
             "readback": self.readback(),
-            "telemetry": self.telemetry(Service::Gateway),
-            "drain": drain(),
+            "service": self.service(Service::Gateway, GATEWAY_HEALTH, GATEWAY_ADMIN),
         })
     }
 
     /// The file of an ipam replica.
     pub fn ipam(&self, replica: usize) -> Value {
         let service = Service::Ipam(replica);
-        let mut listen = listen(
-            ipam_grpc(replica),
-            ipam_health(replica),
-            ipam_port(replica, 3),
-        );
-        if let Some(listen) = listen.as_object_mut() {
-            let advertise = host_port(self.services_ip, ipam_grpc(replica));
-            listen.insert("advertise".to_owned(), json!(advertise));
-        }
         let mut store = json!({
             "kind": self.options.store.name(),
             "path": self.run.root().join(service.to_string()).join("ipam.redb"),
@@ -105,7 +95,10 @@ impl Inputs<'_> {
             .collect();
         let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         json!({
-            "listen": listen,
+            "listen": {
+                "grpc": any(ipam_grpc(replica)),
+                "advertise": host_port(self.services_ip, ipam_grpc(replica)),
+            },
             "tls": self.tls(service),
             "store": store,
             "cloud": {"gateways": [host_port(self.services_ip, GATEWAY_GRPC)]},
@@ -125,8 +118,7 @@ impl Inputs<'_> {
                 "session_ttl": 4_000,
                 "membership_poll": 200,
             },
-            "telemetry": self.telemetry(service),
-            "drain": drain(),
+            "service": self.service(service, ipam_health(replica), ipam_port(replica, 3)),
         })
     }
 
@@ -150,7 +142,7 @@ impl Inputs<'_> {
             },
             "ipam": {"replicas": ipam},
             "pool": {"reuse_after_ms": REUSE_AFTER_MS},
-            "tls": self.tls_files(service),
+            "tls": self.tls(service),
             "service": self.service(service, AGENT_HEALTH, AGENT_ADMIN),
         })
     }
@@ -199,23 +191,15 @@ impl Inputs<'_> {
         })
     }
 
-    fn tls_files(&self, service: Service) -> Value {
+    fn tls(&self, service: Service) -> Value {
         let dir = self.run.root().join(service.to_string()).join("tls");
         let file = |name: &str| dir.join(name);
         json!({"ca": file("ca.crt"), "cert": file("tls.crt"), "key": file("tls.key")})
     }
 
-    fn tls(&self, service: Service) -> Value {
-        json!({"dir": self.run.root().join(service.to_string()).join("tls")})
-    }
-
     fn telemetry(&self, service: Service) -> Value {
         json!({"span_file": self.run.trace(service), "log_filter": "info"})
     }
-}
-
-fn listen(grpc: u16, health: u16, admin: u16) -> Value {
-    json!({"grpc": any(grpc), "metrics": any(health), "admin": loopback(admin)})
 }
 
 /// Nobody waits long for a sandbox to end.

@@ -39,8 +39,8 @@ impl Process {
             .arg("--config")
             .arg(world.dir.path().join("gateway.toml"))
             .args(["--set", "listen.grpc=127.0.0.1:0"])
-            .args(["--set", "listen.metrics=127.0.0.1:0"])
-            .args(["--set", "listen.admin=127.0.0.1:0"])
+            .args(["--set", "service.health.listen=127.0.0.1:0"])
+            .args(["--set", "service.admin.listen=127.0.0.1:0"])
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         for set in sets {
@@ -281,7 +281,7 @@ async fn binary_with_a_bad_configuration_exits_64_and_names_the_key() {
         ("credentials.dir=/nowhere", "credentials.dir"),
         ("cloud.endpoint=nonsense", "cloud.endpoint"),
         ("cloud.regin=x", "cloud.regin"),
-        ("tls.dir=/nowhere", "tls.dir"),
+        ("tls.key=/nowhere", "tls"),
     ] {
         let text = refused(&[set], &config).await;
 
@@ -294,7 +294,7 @@ async fn binary_with_a_bad_configuration_exits_64_and_names_the_key() {
 async fn binary_writes_spans_from_the_call_to_the_request_id() {
     let world = World::new().await;
     let spans = world.dir.path().join("spans.jsonl");
-    let set = format!("telemetry.span_file={}", spans.display());
+    let set = format!("service.telemetry.span_file={}", spans.display());
     let process = Process::start(&world, None, &[&set]).await;
     let mut client = process.client(&world);
 

@@ -22,7 +22,7 @@ use crate::world::{INSTANCE, VSWITCH, World, issue, new_eni, op, reason, texts};
 
 /// Opens the door; answers `host:port`.
 async fn open(world: &World) -> String {
-    let tls = TlsMaterial::load(&world.config.tls_config()).unwrap();
+    let tls = TlsMaterial::load(&world.config.tls).unwrap();
     let port = Bound::tcp("127.0.0.1:0".parse().unwrap(), tls, world.config.server)
         .await
         .unwrap();

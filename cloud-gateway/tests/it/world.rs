@@ -19,6 +19,7 @@ use mesh::identity::Identity;
 use mesh::metrics::Registry;
 use mesh::run::configure;
 use mesh::tasks::Tasks;
+use mesh::tls::TlsConfig;
 use proto::cloud::v1::cloud_server::Cloud;
 use proto::cloud::v1::{
     AssignAddressesRequest, AttachEniRequest, CreateEniRequest, DeleteEniRequest, DetachEniRequest,
@@ -247,13 +248,12 @@ pub(crate) fn issue(ca: &Authority, identity: &Identity, dir: &Path) {
 
 fn config(dir: &Path, endpoint: &str, sets: &[&str]) -> Config {
     let file = dir.join("gateway.toml");
-    let (tls, dir) = (dir.join("tls"), dir.display());
-    let tls = tls.display();
+    let TlsConfig { ca, cert, key } = TlsConfig::in_dir(&dir.join("tls"));
     let text = format!(
-        "[tls]\ndir = \"{tls}\"\n\
+        "[tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
          [cloud]\nregion = \"cn-test\"\nendpoint = \"{endpoint}\"\nvpc_endpoint = \"{endpoint}\"\n\
          timeout_ms = 2000\nbackoff = {{first_ms = 2, max_ms = 20}}\n\
-         [credentials]\ndir = \"{dir}\"\nreread_ms = 3600000\n\
+         [credentials]\ndir = {dir:?}\nreread_ms = 3600000\n\
          [readback]\nwindow_ms = 2\ntick_ms = 5\nfirst_ms = 5\nmax_ms = 20\nreissue_ms = 300\nsettle_ms = 60\n\
          [ops]\ntimeout_ms = 40000\nread_timeout_ms = 40000\n"
     );

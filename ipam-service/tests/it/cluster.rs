@@ -129,7 +129,7 @@ impl Cluster {
         std::fs::write(&eni_conf, &self.eni_conf).unwrap();
         let text = format!(
             r#"
-            tls.dir = "/nowhere"
+            tls = {{ ca = "/nowhere", cert = "/nowhere", key = "/nowhere" }}
             store.kind = "memory"
             cloud.gateways = ["{}"]
             cluster.id = "c1"
