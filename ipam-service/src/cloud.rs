@@ -29,6 +29,12 @@ pub const TAG_OP: &str = "terway.io/op";
 /// Tag with the instance that the ENI is meant for.
 pub const TAG_INSTANCE: &str = "terway.io/instance";
 
+/// Largest answer of a gateway.
+///
+/// Reason: an ENI with 100 addresses takes some 3 KiB, so this holds a list of 20,000; tonic's default of 4 MiB ends at
+/// 1,300.
+const ANSWER_MAX_BYTES: usize = 64 * 1024 * 1024;
+
 /// Why a call has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CloudError {
@@ -265,7 +271,10 @@ impl Cloud {
         Self {
             inner: Arc::new(Inner {
                 authority,
-                gateways: channels.into_iter().map(Client::new).collect(),
+                gateways: channels
+                    .into_iter()
+                    .map(|channel| Client::new(channel).max_decoding_message_size(ANSWER_MAX_BYTES))
+                    .collect(),
                 preferred: AtomicUsize::new(0),
                 deadline,
             }),
