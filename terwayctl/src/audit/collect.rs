@@ -27,6 +27,9 @@ use crate::audit::picture::{Binding, CloudEni, Node, NodeEni, Picture, Shard, Sh
 /// Longest wait for one answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Largest answer of a gateway: a list of some 20,000 ENIs with 100 addresses each.
+const ANSWER_MAX_BYTES: usize = 64 * 1024 * 1024;
+
 /// Whom to ask.
 #[derive(Debug, Clone)]
 pub struct Sources {
@@ -61,11 +64,15 @@ pub async fn collect(sources: &Sources, tls: &TlsMaterial) -> Result<Picture> {
         ..Picture::default()
     };
     for replica in &sources.ipam {
-        let dumps = shards(replica, tls).await.with_context(|| format!("ipam {replica}"))?;
+        let dumps = shards(replica, tls)
+            .await
+            .with_context(|| format!("ipam {replica}"))?;
         picture.shards.extend(dumps);
     }
     for source in &sources.nodes {
-        let node = node(source).await.with_context(|| format!("node {}", source.name))?;
+        let node = node(source)
+            .await
+            .with_context(|| format!("node {}", source.name))?;
         picture.nodes.insert(source.name.clone(), node);
     }
     Ok(picture)
@@ -79,8 +86,15 @@ fn channel(target: &str, tls: &TlsMaterial, kind: IdentityKind) -> Result<Channe
 async fn cloud(sources: &Sources, tls: &TlsMaterial) -> Result<BTreeMap<String, CloudEni>> {
     let channel = channel(&sources.gateway, tls, IdentityKind::Gateway)?;
     let tags = sources.tags.clone().into_iter().collect();
-    let request = DescribeEnisRequest { tags, ..DescribeEnisRequest::default() };
-    let answer = CloudClient::new(channel).describe_enis(request).await.map_err(said)?;
+    let request = DescribeEnisRequest {
+        tags,
+        ..DescribeEnisRequest::default()
+    };
+    let answer = CloudClient::new(channel)
+        .max_decoding_message_size(ANSWER_MAX_BYTES)
+        .describe_enis(request)
+        .await
+        .map_err(|e| said(&e))?;
     let mut enis = BTreeMap::new();
     for eni in answer.into_inner().enis {
         let addresses = eni.ipv4.iter().chain(&eni.ipv6).map(|ip| address(ip));
@@ -97,11 +111,16 @@ async fn cloud(sources: &Sources, tls: &TlsMaterial) -> Result<BTreeMap<String, 
 
 async fn shards(replica: &str, tls: &TlsMaterial) -> Result<BTreeMap<String, Shard>> {
     let channel = channel(replica, tls, IdentityKind::Ipam)?.without_deadline();
-    let asked = AdminClient::new(channel).dump_shards(DumpShardsRequest::default());
-    let mut dumps = tokio::time::timeout(DEADLINE, asked).await?.map_err(said)?.into_inner();
+    let mut ipam = AdminClient::new(channel);
+    let asked = ipam.dump_shards(DumpShardsRequest::default());
+    let mut dumps = tokio::time::timeout(DEADLINE, asked)
+        .await?
+        .map_err(|e| said(&e))?
+        .into_inner();
     let mut all = BTreeMap::new();
-    while let Some(dump) =
-        tokio::time::timeout(DEADLINE, dumps.message()).await?.map_err(said)?
+    while let Some(dump) = tokio::time::timeout(DEADLINE, dumps.message())
+        .await?
+        .map_err(|e| said(&e))?
     {
         all.insert(dump.shard.clone(), shard(dump)?);
     }
@@ -109,13 +128,24 @@ async fn shards(replica: &str, tls: &TlsMaterial) -> Result<BTreeMap<String, Sha
 }
 
 fn shard(dump: ShardDump) -> Result<Shard> {
-    let mut shard = Shard { open_ops: dump.open_ops.len(), ..Shard::default() };
+    let mut shard = Shard {
+        open_ops: dump.open_ops.len(),
+        ..Shard::default()
+    };
     for slot in dump.slots {
-        let known = Slot { state: slot.state, eni: slot.eni_id, generation: slot.generation };
+        let known = Slot {
+            state: slot.state,
+            eni: slot.eni_id,
+            generation: slot.generation,
+        };
         shard.slots.insert(address(&slot.ip)?, known);
     }
     for eni in dump.enis.into_iter().filter(|e| !e.eni_id.is_empty()) {
-        let known = ShardEni { state: eni.state, instance: eni.instance_id, mac: eni.mac };
+        let known = ShardEni {
+            state: eni.state,
+            instance: eni.instance_id,
+            mac: eni.mac,
+        };
         shard.enis.insert(eni.eni_id, known);
     }
     Ok(shard)
@@ -123,7 +153,10 @@ fn shard(dump: ShardDump) -> Result<Shard> {
 
 async fn node(source: &NodeSource) -> Result<Node> {
     let channel = Channel::unix(&source.socket, &Params::default());
-    let answer = InspectClient::new(channel).dump_node(DumpNodeRequest {}).await.map_err(said)?;
+    let answer = InspectClient::new(channel)
+        .dump_node(DumpNodeRequest {})
+        .await
+        .map_err(|e| said(&e))?;
     let dump = answer.into_inner();
     let kernel = match &source.netns {
         Some(path) => Datapath::open_at(path)?,
@@ -141,16 +174,24 @@ async fn node(source: &NodeSource) -> Result<Node> {
     }
     let observed = kernel.observe_host().await?;
     let orphans = plan::orphans(&observed, &desired);
-    node.orphans.extend(orphans.links.iter().map(|(_, name)| format!("link {name}")));
-    node.orphans.extend(orphans.rules.iter().map(|rule| format!("{rule:?}")));
+    node.orphans
+        .extend(orphans.links.iter().map(|(_, name)| format!("link {name}")));
+    node.orphans
+        .extend(orphans.rules.iter().map(|rule| format!("{rule:?}")));
     Ok(node)
 }
 
 /// What the agent's store says.
 fn stored(dump: &DumpNodeResponse) -> Result<Node> {
-    let mut node = Node { instance: dump.instance_id.clone(), ..Node::default() };
+    let mut node = Node {
+        instance: dump.instance_id.clone(),
+        ..Node::default()
+    };
     for eni in &dump.enis {
-        let addresses = eni.addresses.iter().map(|a| Ok((address(&a.ip)?, a.generation)));
+        let addresses = eni
+            .addresses
+            .iter()
+            .map(|a| Ok((address(&a.ip)?, a.generation)));
         let known = NodeEni {
             shard: eni.shard.clone(),
             mac: eni.mac.clone(),
@@ -162,26 +203,40 @@ fn stored(dump: &DumpNodeResponse) -> Result<Node> {
     for binding in &dump.bindings {
         let pod = binding.pod.clone().unwrap_or_default();
         let texts = [&binding.ipv4, &binding.ipv6];
-        let addresses = texts.into_iter().filter(|t| !t.is_empty()).map(|t| address(t));
+        let addresses = texts
+            .into_iter()
+            .filter(|t| !t.is_empty())
+            .map(|t| address(t));
         let known = Binding {
             pod: format!("{}/{}", pod.namespace, pod.name),
             eni: binding.eni_id.clone(),
             addresses: addresses.collect::<Result<_>>()?,
             ..Binding::default()
         };
-        node.bindings.insert(attachment(binding)?.to_string(), known);
+        node.bindings
+            .insert(attachment(binding)?.to_string(), known);
     }
     Ok(node)
 }
 
 fn attachment(binding: &proto::node::v1::Binding) -> Result<AttachmentKey> {
-    let attachment = binding.attachment.clone().context("a binding has no attachment")?;
-    Ok(AttachmentKey::new(attachment.sandbox_id, attachment.ifname)?)
+    let attachment = binding
+        .attachment
+        .clone()
+        .context("a binding has no attachment")?;
+    Ok(AttachmentKey::new(
+        attachment.sandbox_id,
+        attachment.ifname,
+    )?)
 }
 
 /// What the kernel should hold for a binding.
 fn wanted(binding: &proto::node::v1::Binding, dump: &DumpNodeResponse) -> Result<PodDesired> {
-    let table = dump.enis.iter().find(|e| e.eni_id == binding.eni_id).map_or(0, |e| e.route_table);
+    let table = dump
+        .enis
+        .iter()
+        .find(|e| e.eni_id == binding.eni_id)
+        .map_or(0, |e| e.route_table);
     let v6 = match binding.ipv6.as_str() {
         "" => None,
         text => Some(text.parse().with_context(|| text.to_owned())?),
@@ -202,7 +257,9 @@ async fn look(kernel: &Datapath, pod: &PodDesired, known: &mut Binding) -> Resul
         Ok(drift) => known.drift = drift.into_iter().map(|d| d.what).collect(),
         Err(DatapathError::NetnsGone { .. } | DatapathError::NotANetns { .. }) => {
             known.netns_gone = !Path::new(&pod.netns).exists();
-            known.drift.push("the namespace can not be entered".to_owned());
+            known
+                .drift
+                .push("the namespace can not be entered".to_owned());
         }
         Err(error @ DatapathError::InterfaceTaken { .. }) => known.drift.push(error.to_string()),
         Err(error) => return Err(error.into()),
@@ -211,9 +268,10 @@ async fn look(kernel: &Datapath, pod: &PodDesired, known: &mut Binding) -> Resul
 }
 
 fn address(text: &str) -> Result<IpAddr> {
-    text.parse().with_context(|| format!("{text:?} is not an address"))
+    text.parse()
+        .with_context(|| format!("{text:?} is not an address"))
 }
 
-fn said(status: tonic::Status) -> anyhow::Error {
+fn said(status: &tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{:?}: {}", status.code(), status.message())
 }

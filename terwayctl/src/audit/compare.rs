@@ -88,7 +88,11 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn add(&mut self, kind: Kind, subject: impl fmt::Display, detail: impl Into<String>) {
-        self.0.push(Finding { kind, subject: subject.to_string(), detail: detail.into() });
+        self.0.push(Finding {
+            kind,
+            subject: subject.to_string(),
+            detail: detail.into(),
+        });
     }
 }
 
@@ -121,7 +125,12 @@ fn addresses(picture: &Picture, findings: &mut Findings) {
     }
     let mut owned: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for (id, shard) in &picture.shards {
-        for ip in shard.slots.iter().filter(|(_, s)| s.held()).map(|(ip, _)| ip) {
+        for ip in shard
+            .slots
+            .iter()
+            .filter(|(_, s)| s.held())
+            .map(|(ip, _)| ip)
+        {
             if let Some(other) = owned.insert(*ip, id) {
                 findings.add(Kind::TwoOwners, ip, format!("held in {other} and {id}"));
             }
@@ -133,7 +142,11 @@ fn shards_and_cloud(picture: &Picture, findings: &mut Findings) {
     for (id, shard) in &picture.shards {
         for (eni, known) in shard.enis.iter().filter(|(_, e)| e.state == "attached") {
             let Some(cloud) = picture.cloud.get(eni) else {
-                findings.add(Kind::EniMissing, eni, format!("attached in {id}, not in the cloud"));
+                findings.add(
+                    Kind::EniMissing,
+                    eni,
+                    format!("attached in {id}, not in the cloud"),
+                );
                 continue;
             };
             if cloud.instance != known.instance {
@@ -146,7 +159,10 @@ fn shards_and_cloud(picture: &Picture, findings: &mut Findings) {
             }
         }
         for (ip, slot) in shard.slots.iter().filter(|(_, s)| s.held()) {
-            let has = picture.cloud.get(&slot.eni).is_some_and(|e| e.addresses.contains(ip));
+            let has = picture
+                .cloud
+                .get(&slot.eni)
+                .is_some_and(|e| e.addresses.contains(ip));
             if !has {
                 let detail = format!("held in {id} on {}, where the cloud has it not", slot.eni);
                 findings.add(Kind::HeldNotInCloud, ip, detail);
@@ -168,10 +184,17 @@ fn cloud_and_shards(picture: &Picture, findings: &mut Findings) {
         };
         let settled = shard.enis.get(eni).is_some_and(|e| e.state == "attached");
         for ip in cloud.addresses.iter().filter(|_| settled) {
-            let known = shard.slots.get(ip).is_some_and(|s| s.held() || s.in_motion());
+            let known = shard
+                .slots
+                .get(ip)
+                .is_some_and(|s| s.held() || s.in_motion());
             if !known {
                 let state = shard.slots.get(ip).map_or("free", |s| s.state.as_str());
-                findings.add(Kind::CloudNotHeld, ip, format!("on {eni}, in its shard {state}"));
+                findings.add(
+                    Kind::CloudNotHeld,
+                    ip,
+                    format!("on {eni}, in its shard {state}"),
+                );
             }
         }
     }
@@ -180,9 +203,13 @@ fn cloud_and_shards(picture: &Picture, findings: &mut Findings) {
 fn shards_and_nodes(picture: &Picture, findings: &mut Findings) {
     for (id, shard) in &picture.shards {
         for (ip, slot) in shard.slots.iter().filter(|(_, s)| s.state == "held") {
-            let Some(eni) = shard.enis.get(&slot.eni) else { continue };
-            let Some((name, node)) =
-                picture.nodes.iter().find(|(_, n)| n.instance == eni.instance)
+            let Some(eni) = shard.enis.get(&slot.eni) else {
+                continue;
+            };
+            let Some((name, node)) = picture
+                .nodes
+                .iter()
+                .find(|(_, n)| n.instance == eni.instance)
             else {
                 continue;
             };
@@ -203,7 +230,10 @@ fn shards_and_nodes(picture: &Picture, findings: &mut Findings) {
 
 fn agent_and_shards(picture: &Picture, name: &str, node: &Node, findings: &mut Findings) {
     let held = |eni: &str, ip: &IpAddr| {
-        picture.shards.values().any(|s| s.slots.get(ip).is_some_and(|x| x.held() && x.eni == eni))
+        picture
+            .shards
+            .values()
+            .any(|s| s.slots.get(ip).is_some_and(|x| x.held() && x.eni == eni))
     };
     for (id, eni) in &node.enis {
         for ip in eni.addresses.keys().filter(|ip| !held(id, ip)) {
@@ -216,8 +246,15 @@ fn agent_and_shards(picture: &Picture, name: &str, node: &Node, findings: &mut F
         }
     }
     for (attachment, binding) in &node.bindings {
-        for ip in binding.addresses.iter().filter(|ip| !held(&binding.eni, ip)) {
-            let detail = format!("{name} {attachment} ({}) uses it on {}", binding.pod, binding.eni);
+        for ip in binding
+            .addresses
+            .iter()
+            .filter(|ip| !held(&binding.eni, ip))
+        {
+            let detail = format!(
+                "{name} {attachment} ({}) uses it on {}",
+                binding.pod, binding.eni
+            );
             findings.add(Kind::BoundNotHeld, ip, detail);
         }
     }
@@ -225,7 +262,11 @@ fn agent_and_shards(picture: &Picture, name: &str, node: &Node, findings: &mut F
 
 fn agent_and_kernel(name: &str, node: &Node, findings: &mut Findings) {
     for (id, eni) in node.enis.iter().filter(|(_, e)| !e.ready) {
-        findings.add(Kind::LinkMissing, id, format!("{name} has no link with {}", eni.mac));
+        findings.add(
+            Kind::LinkMissing,
+            id,
+            format!("{name} has no link with {}", eni.mac),
+        );
     }
     for (attachment, binding) in &node.bindings {
         let subject = format!("{name} {attachment}");

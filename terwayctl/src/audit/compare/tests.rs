@@ -10,7 +10,11 @@ fn ip(text: &str) -> IpAddr {
 /// One node with one ENI of two addresses, one of them bound: all agree.
 fn picture() -> Picture {
     let addresses = [ip("10.0.0.5"), ip("10.0.0.6")];
-    let slot = Slot { state: "held".into(), eni: "eni-1".into(), generation: 7 };
+    let slot = Slot {
+        state: "held".into(),
+        eni: "eni-1".into(),
+        generation: 7,
+    };
     Picture {
         cloud: BTreeMap::from([(
             "eni-1".into(),
@@ -27,7 +31,11 @@ fn picture() -> Picture {
                 slots: addresses.map(|ip| (ip, slot.clone())).into(),
                 enis: BTreeMap::from([(
                     "eni-1".into(),
-                    ShardEni { state: "attached".into(), instance: "i-1".into(), mac: "m1".into() },
+                    ShardEni {
+                        state: "attached".into(),
+                        instance: "i-1".into(),
+                        mac: "m1".into(),
+                    },
                 )]),
                 open_ops: 0,
             },
@@ -129,15 +137,27 @@ fn planted_fault_is_found_by_its_kind(#[case] kind: Kind, #[case] plant: fn(&mut
 
     let found = compare(&planted);
 
-    assert!(found.iter().any(|f| f.kind == kind), "{kind:?} not in {found:?}");
+    assert!(
+        found.iter().any(|f| f.kind == kind),
+        "{kind:?} not in {found:?}"
+    );
 }
 
 #[test]
 fn work_under_way_is_no_finding() {
     let mut p = picture();
-    let moving = Slot { state: "unassign".into(), eni: "eni-1".into(), generation: 0 };
+    let moving = Slot {
+        state: "unassign".into(),
+        eni: "eni-1".into(),
+        generation: 0,
+    };
     shard(&mut p).slots.insert(ip("10.0.0.6"), moving);
-    n1(&mut p).enis.get_mut("eni-1").unwrap().addresses.remove(&ip("10.0.0.6"));
+    n1(&mut p)
+        .enis
+        .get_mut("eni-1")
+        .unwrap()
+        .addresses
+        .remove(&ip("10.0.0.6"));
 
     assert_eq!(compare(&p), []);
 }
