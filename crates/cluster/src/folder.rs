@@ -5,6 +5,7 @@
 //! and, should a notification be lost, by a full look every few seconds.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,8 +112,17 @@ impl FolderSource {
             Ok(paths) => {
                 self.files.retain(|path, _| paths.contains(path));
                 for path in paths {
-                    let state = self.files.entry(path.clone()).or_default();
-                    read(&path, state);
+                    match text(&path) {
+                        Ok(text) => take(&path, self.files.entry(path.clone()).or_default(), text),
+                        // Deleted since it was listed: gone, as if it had never been on the list.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {
+                            self.files.remove(&path);
+                        }
+                        Err(error) => {
+                            let state = self.files.entry(path.clone()).or_default();
+                            complain(&path, state, &error.to_string());
+                        }
+                    }
                 }
             }
             Err(error) => {
@@ -146,16 +156,14 @@ fn list(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read(path: &Path, state: &mut FileState) {
-    let text = match std::fs::metadata(path).and_then(|m| {
-        if m.len() > MAX_FILE {
-            return Err(std::io::Error::other("larger than 4 MiB"));
-        }
-        std::fs::read(path)
-    }) {
-        Ok(text) => text,
-        Err(error) => return complain(path, state, &error.to_string()),
-    };
+fn text(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.len() > MAX_FILE {
+        return Err(std::io::Error::other("larger than 4 MiB"));
+    }
+    std::fs::read(path)
+}
+
+fn take(path: &Path, state: &mut FileState, text: Vec<u8>) {
     if state.text.as_ref() == Some(&text) {
         return;
     }
@@ -272,6 +280,23 @@ mod tests {
         source.look();
 
         assert!(pods.snapshot().is_empty());
+    }
+
+    #[tokio::test]
+    async fn file_that_is_listed_but_gone_takes_its_pods_along() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = elsewhere.path().join("p.yaml");
+        std::fs::write(&file, manifest_of("a", "n1")).unwrap();
+        // A link to nothing is what a deleted file is: on the list, and not there when it is read.
+        std::os::unix::fs::symlink(&file, dir.path().join("p.yaml")).unwrap();
+        let (mut source, pods) = FolderSource::open(dir.path(), "n1").unwrap();
+        assert_eq!(pods.snapshot().len(), 1);
+
+        std::fs::remove_file(&file).unwrap();
+        source.look();
+
+        assert!(pods.snapshot().is_empty());
+        assert!(source.files.is_empty());
     }
 
     #[test]
