@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::Command;
 
 use fabric::error::FabricError;
 use fabric::namespace::Namespace;
+use fabric::shell;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 #[derive(Debug, Deserialize)]
 struct Link {
@@ -71,11 +72,7 @@ impl KernelView {
 
 /// Reads links, addresses and host routes of a namespace.
 pub async fn look(namespace: &Namespace) -> Result<KernelView, FabricError> {
-    namespace.enter_async(read).await?
-}
-
-fn read() -> Result<KernelView, FabricError> {
-    let links: Vec<Link> = ip(&["-json", "address", "show"])?;
+    let links: Vec<Link> = ip(namespace, &["address", "show"]).await?;
     let mut view = KernelView::default();
     for link in links {
         let global = link.addr_info.iter().filter(|a| a.scope == "global");
@@ -86,7 +83,8 @@ fn read() -> Result<KernelView, FabricError> {
         });
     }
     for family in ["-4", "-6"] {
-        let routes: Vec<RouteInfo> = ip(&["-json", family, "route", "show", "table", "main"])?;
+        let show = [family, "route", "show", "table", "main"];
+        let routes: Vec<RouteInfo> = ip(namespace, &show).await?;
         for route in routes {
             // A host route is shown without a prefix length.
             if let Ok(ip) = route.dst.parse() {
@@ -97,20 +95,14 @@ fn read() -> Result<KernelView, FabricError> {
     Ok(view)
 }
 
-fn ip<T: serde::de::DeserializeOwned>(args: &[&str]) -> Result<Vec<T>, FabricError> {
-    let output = Command::new("ip")
-        .args(args)
-        .output()
-        .map_err(|source| FabricError::Missing {
-            program: "ip",
-            source,
-        })?;
-    if output.stdout.is_empty() {
-        return Ok(Vec::new());
-    }
-    serde_json::from_slice(&output.stdout).map_err(|error| FabricError::Refused {
+async fn ip<T: DeserializeOwned>(
+    namespace: &Namespace,
+    args: &[&str],
+) -> Result<Vec<T>, FabricError> {
+    let json = shell::ip_json(namespace, args).await?;
+    serde_json::from_str(&json).map_err(|error| FabricError::Refused {
         program: "ip",
-        namespace: "the looked-at namespace".to_owned(),
+        namespace: namespace.name().to_owned(),
         stderr: error.to_string(),
         script: args.join(" "),
     })

@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod processes;

@@ -29,6 +29,13 @@ pub async fn ip_batch_lenient(namespace: &Namespace, script: &str) -> Result<(),
     }
 }
 
+/// The JSON that `ip -json` prints for `args`.
+pub async fn ip_json(namespace: &Namespace, args: &[&str]) -> Result<String, FabricError> {
+    let mut all = vec!["-json"];
+    all.extend_from_slice(args);
+    run(namespace, "ip", &all, "").await
+}
+
 /// Runs an nft script as one transaction inside a namespace.
 pub async fn nft(namespace: &Namespace, script: &str) -> Result<(), FabricError> {
     if script.is_empty() {
@@ -99,6 +106,11 @@ async fn run_unbounded(
         program,
         namespace: namespace.name().to_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        script: script.to_owned(),
+        // What only looks has no script; its question is in its arguments.
+        script: if script.is_empty() {
+            args.join(" ")
+        } else {
+            script.to_owned()
+        },
     })
 }
