@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail};
 
 use crate::agreement::{AuditInputs, NodeInputs};
-use crate::cluster::Cluster;
+use crate::cluster::{AUDITOR, Cluster};
 use crate::pods::Pod;
 use crate::{kernel, layout, service_config};
-
-/// The binary that audits.
-pub(crate) const AUDITOR: &str = "terwayctl";
 
 impl Cluster {
     /// Everything that an audit compares. `pods` are those that should exist.

@@ -12,7 +12,6 @@ use fabric::vpc::{Fabric, FabricConfig};
 use proto::ipam::v1::ShardDump;
 use types::cloud::InstanceId;
 
-use crate::audit::AUDITOR;
 use crate::certificates::Certificates;
 use crate::cloud::Cloud;
 use crate::doors;
@@ -33,6 +32,8 @@ pub const READY_LIMIT: Duration = Duration::from_secs(30);
 const READY_LOOK: Duration = Duration::from_millis(40);
 /// The CNI plug-in's binary.
 const PLUGIN: &str = "terway";
+/// The binary that audits.
+pub(crate) const AUDITOR: &str = "terwayctl";
 
 /// An instance with a namespace, and a server that answers with its name.
 #[derive(Debug)]
