@@ -4,6 +4,7 @@
 //! `google.rpc.ErrorInfo` (domain `terway`), the time to come back as `google.rpc.RetryInfo`.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -18,6 +19,9 @@ pub const OVERLOADED: &str = "REASON_OVERLOADED";
 pub const IDENTITY_MISMATCH: &str = "REASON_IDENTITY_MISMATCH";
 /// The service cannot serve (yet, or any more). Named as in `terway.types.v1.Reason`.
 pub const NOT_READY: &str = "REASON_NOT_READY";
+
+/// A field of the request can not be used. Named as in `terway.types.v1.Reason`.
+pub const BAD_FIELD: &str = "REASON_BAD_FIELD";
 
 /// A status in the making.
 #[derive(Debug, Clone)]
@@ -40,6 +44,11 @@ impl Refusal {
             metadata: HashMap::new(),
             retry_after: None,
         }
+    }
+
+    /// Refuses a field of the request. Its name also goes along as the fact `field`.
+    pub fn bad_field(field: &str, why: impl Display) -> Self {
+        Self::new(Code::InvalidArgument, BAD_FIELD, format!("{field}: {why}")).with("field", field)
     }
 
     /// Adds a fact that the caller may decide by.
@@ -96,7 +105,9 @@ mod tests {
 
     use tonic::{Code, Status};
 
-    use super::{IDENTITY_MISMATCH, NOT_READY, OVERLOADED, Refusal, metadata, reason, retry_after};
+    use super::{
+        BAD_FIELD, IDENTITY_MISMATCH, NOT_READY, OVERLOADED, Refusal, metadata, reason, retry_after,
+    };
 
     #[test]
     fn refusal_is_read_back_from_its_status() {
@@ -113,6 +124,16 @@ mod tests {
     }
 
     #[test]
+    fn refusal_of_a_field_names_it() {
+        let status = Refusal::bad_field("mtu", "9 is too small").into_status();
+
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "mtu: 9 is too small");
+        assert_eq!(reason(&status).as_deref(), Some(BAD_FIELD));
+        assert_eq!(metadata(&status, "field").as_deref(), Some("mtu"));
+    }
+
+    #[test]
     fn status_of_somebody_else_has_no_reason() {
         let status = Status::unavailable("connection refused");
 
@@ -122,7 +143,7 @@ mod tests {
 
     #[test]
     fn reasons_used_here_exist_on_the_wire() {
-        for name in [OVERLOADED, IDENTITY_MISMATCH, NOT_READY] {
+        for name in [OVERLOADED, IDENTITY_MISMATCH, NOT_READY, BAD_FIELD] {
             assert!(
                 proto::types::v1::Reason::from_str_name(name).is_some(),
                 "{name}"
