@@ -3,10 +3,10 @@
 use mesh::backoff::{self, Backoff};
 use mesh::client::{self, Channel};
 use mesh::identity::IdentityKind;
+use mesh::status::Refusal;
 use mesh::tls::TlsMaterial;
 use mesh::tls::verify::Expect;
-use proto::types::v1::Reason;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// Makes channels. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,11 +25,7 @@ impl Dial {
     pub fn stream(&self, replica: &str) -> Result<Channel, Status> {
         let expect = Expect::Kind(IdentityKind::Ipam);
         let channel = Channel::tcp(replica, self.tls.clone(), expect, &self.params);
-        let channel = channel.map_err(|error| {
-            let reason = Reason::BadField.as_str_name();
-            mesh::status::Refusal::new(Code::InvalidArgument, reason, error.to_string())
-                .into_status()
-        })?;
+        let channel = channel.map_err(|error| Refusal::bad_field("replica", error))?;
         Ok(channel.without_deadline())
     }
 }

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh::causes;
 use tokio_util::sync::CancellationToken;
 use types::journal::{Entry, SUFFIX};
 
 use crate::pods::{PodError, Pods};
-use crate::uplinks::mesh_chain;
 
 /// Between two looks into the folder.
 const EVERY: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ pub async fn replay(folder: &Path, pods: &Pods) {
             }
             Err(PodError::Busy(_)) => {}
             Err(error) => {
-                tracing::warn!(attachment = %entry.attachment, error = %mesh_chain(&error),
+                tracing::warn!(attachment = %entry.attachment, error = %causes::text(&error),
                     "DEL not replayed yet");
             }
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use datapath::desired::HostDesired;
 use datapath::kernel::Datapath;
 use datapath::plan::Orphans;
+use mesh::causes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::pod::AttachmentKey;
@@ -20,7 +21,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::Metrics;
 use crate::notice::{self, Notice, Stakes};
 use crate::pods::{DEFAULT_VETH_PREFIX, PodError, Pods};
-use crate::uplinks::{Uplinks, mesh_chain};
+use crate::uplinks::Uplinks;
 
 /// Paces of the reconciler.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +78,7 @@ impl Reconciler {
                 }
                 Err(PodError::Ledger(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(attachment = %binding.attachment, error = %mesh_chain(&error),
+                    tracing::warn!(attachment = %binding.attachment, error = %causes::text(&error),
                         "not freed after a reboot yet");
                 }
             }
@@ -99,7 +100,7 @@ impl Reconciler {
             let mut watch = match self.datapath.watch().await {
                 Ok(watch) => Some(watch),
                 Err(error) => {
-                    tracing::warn!(error = %mesh_chain(&error), "no netlink notifications");
+                    tracing::warn!(error = %causes::text(&error), "no netlink notifications");
                     None
                 }
             };
@@ -139,7 +140,7 @@ impl Reconciler {
                             }
                         },
                         Err(error) => {
-                            tracing::warn!(error = %mesh_chain(&error), "netlink notifications lost");
+                            tracing::warn!(error = %causes::text(&error), "netlink notifications lost");
                             break;
                         }
                     },
@@ -177,7 +178,7 @@ impl Reconciler {
             match self.datapath.ensure_host(&host).await {
                 Ok(done) => self.report(&done),
                 Err(error) => {
-                    tracing::warn!(error = %mesh_chain(&error), "host settings not complete");
+                    tracing::warn!(error = %causes::text(&error), "host settings not complete");
                 }
             }
         }
@@ -207,7 +208,7 @@ impl Reconciler {
                     self.sweep(report.orphans, suspicion).await;
                 }
                 Err(error) => {
-                    tracing::warn!(error = %mesh_chain(&error), "kernel not compared");
+                    tracing::warn!(error = %causes::text(&error), "kernel not compared");
                 }
             }
         }
@@ -233,7 +234,7 @@ impl Reconciler {
         }
         let still = before.still(&now);
         if let Err(error) = self.datapath.remove_orphans(&still).await {
-            tracing::warn!(error = %mesh_chain(&error), "orphans not removed");
+            tracing::warn!(error = %causes::text(&error), "orphans not removed");
         }
         suspicion.orphans = Some((now, Instant::now()));
     }
@@ -269,7 +270,7 @@ impl Reconciler {
                 }
                 Err(PodError::Ledger(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(attachment = %binding.attachment, error = %mesh_chain(&error),
+                    tracing::warn!(attachment = %binding.attachment, error = %causes::text(&error),
                         "not freed yet");
                 }
             }

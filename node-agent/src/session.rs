@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh::causes;
 use mesh::tasks::Tasks;
 use mesh::telemetry::{current_traceparent, set_parent};
 use proto::ipam::v1::node_ipam_client::NodeIpamClient;
@@ -28,7 +29,7 @@ use types::op::ShardId;
 use crate::dial::{Dial, pauses};
 use crate::ledger::{Ledger, LedgerError, View};
 use crate::target::{Capacity, Route, Targets, Want};
-use crate::uplinks::{Uplinks, mesh_chain, texts};
+use crate::uplinks::{Uplinks, texts};
 use decode::BadMessage;
 
 /// Messages that may wait for the network.
@@ -441,7 +442,7 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         if let Err(error) = self.all.uplinks.take_down(&known.record).await {
-            tracing::warn!(eni.id = %eni, error = %mesh_chain(&error), "eni not taken down");
+            tracing::warn!(eni.id = %eni, error = %causes::text(&error), "eni not taken down");
             return Ok(false);
         }
         mesh::crash_point!("agent.remove_eni.after_kernel");

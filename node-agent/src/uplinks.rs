@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datapath::desired::{DEFAULT_MTU, EniDesired, EniState};
 use datapath::error::DatapathError;
 use datapath::kernel::Datapath;
+use mesh::causes;
 use tracing::Instrument as _;
 use types::cloud::EniId;
 
@@ -93,7 +94,7 @@ impl Uplinks {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(eni.id = %id, error = %mesh_chain(&error), "eni not configured");
+                    tracing::warn!(eni.id = %id, error = %causes::text(&error), "eni not configured");
                 }
             }
         }
@@ -125,18 +126,6 @@ impl Uplinks {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(eni);
     }
-}
-
-/// The error with its causes, for a log line.
-pub fn mesh_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Splits addresses by family into strings, for messages.

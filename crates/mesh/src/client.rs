@@ -28,6 +28,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
+use crate::causes;
 use crate::client::answer::Answer;
 use crate::server::timeout_of;
 use crate::status;
@@ -358,23 +359,14 @@ fn late(target: &str) -> Status {
 fn unanswered(target: &str, cause: Cause) -> Status {
     let mut sent = true;
     let mut code = Code::Unavailable;
-    let mut text = format!("call {target}");
-    let mut last = String::new();
-    let mut next: Option<&(dyn StdError + 'static)> = Some(&*cause);
-    while let Some(error) = next {
+    for error in causes::chain(&*cause) {
         sent &= !error.is::<ConnectFailed>();
         if error.is::<tonic::TimeoutExpired>() {
             code = Code::DeadlineExceeded;
         }
-        let step = error.to_string();
-        if step != last {
-            text.push_str(": ");
-            text.push_str(&step);
-        }
-        last = step;
-        next = error.source();
     }
-    let mut status = Status::new(code, text);
+    let text = causes::text(&*cause);
+    let mut status = Status::new(code, format!("call {target}: {text}"));
     status.set_source(Arc::new(Unanswered {
         sent,
         cause: Some(cause),
@@ -396,16 +388,13 @@ pub enum Outcome {
 /// What is known of a call that failed with `status`. In doubt it is [`Outcome::Unknown`].
 pub fn outcome(status: &Status) -> Outcome {
     let source = StdError::source(status);
-    let mut cause = source;
-    while let Some(error) = cause {
-        if let Some(unanswered) = error.downcast_ref::<Unanswered>() {
-            return if unanswered.sent {
-                Outcome::Unknown
-            } else {
-                Outcome::NotSent
-            };
-        }
-        cause = error.source();
+    let mut causes = source.into_iter().flat_map(causes::chain);
+    if let Some(unanswered) = causes.find_map(|error| error.downcast_ref::<Unanswered>()) {
+        return if unanswered.sent {
+            Outcome::Unknown
+        } else {
+            Outcome::NotSent
+        };
     }
     if source.is_some() {
         return Outcome::Unknown;

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod authz;
 pub mod backoff;
 pub mod ca;
+pub mod causes;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use datapath::desired::{EniState, POD_GATEWAY_V4, POD_GATEWAY_V6};
+use mesh::causes;
 use mesh::status::Refusal;
 use proto::node::v1::{
     AddRequest, AddResponse, Attachment, Interface, IpConfig, NodeEni, PodRef, RouteConfig,
@@ -14,21 +15,11 @@ use types::pod::{AttachmentKey, PodKey};
 use crate::ledger::EniView;
 use crate::pods::{AddPod, Added, PodError};
 use crate::pool::Binding;
-use crate::uplinks::mesh_chain;
-
-fn bad_field(field: &str, why: impl std::fmt::Display) -> Status {
-    Refusal::new(
-        Code::InvalidArgument,
-        Reason::BadField.as_str_name(),
-        format!("{field}: {why}"),
-    )
-    .with("field", field)
-    .into_status()
-}
 
 pub(super) fn attachment(wire: Option<Attachment>) -> Result<AttachmentKey, Status> {
-    let wire = wire.ok_or_else(|| bad_field("attachment", "is missing"))?;
-    AttachmentKey::new(wire.sandbox_id, wire.ifname).map_err(|e| bad_field(e.field, e.why))
+    let wire = wire.ok_or_else(|| Refusal::bad_field("attachment", "is missing"))?;
+    Ok(AttachmentKey::new(wire.sandbox_id, wire.ifname)
+        .map_err(|e| Refusal::bad_field(e.field, e.why))?)
 }
 
 /// The pod, if the runtime named one.
@@ -38,19 +29,20 @@ pub(super) fn named_pod(wire: PodRef) -> Option<PodKey> {
 }
 
 pub(super) fn add_pod(wire: AddRequest) -> Result<AddPod, Status> {
-    let pod = wire.pod.ok_or_else(|| bad_field("pod", "is missing"))?;
+    let pod = wire
+        .pod
+        .ok_or_else(|| Refusal::bad_field("pod", "is missing"))?;
     let pod_uid = pod.uid.clone();
-    let pod = named_pod(pod)
-        .ok_or_else(|| bad_field("K8S_POD_NAME", "namespace or name of the pod is missing"))?;
+    let pod = named_pod(pod).ok_or_else(|| {
+        Refusal::bad_field("K8S_POD_NAME", "namespace or name of the pod is missing")
+    })?;
     if wire.netns.is_empty() {
-        return Err(bad_field("CNI_NETNS", "is empty"));
+        return Err(Refusal::bad_field("CNI_NETNS", "is empty").into_status());
     }
     let link = wire.link.unwrap_or_default();
     if link.mtu != 0 && !(1280..=65_535).contains(&link.mtu) {
-        return Err(bad_field(
-            "mtu",
-            format!("{} is not within 1280 and 65535", link.mtu),
-        ));
+        let why = format!("{} is not within 1280 and 65535", link.mtu);
+        return Err(Refusal::bad_field("mtu", why).into_status());
     }
     Ok(AddPod {
         attachment: attachment(wire.attachment)?,
@@ -68,9 +60,10 @@ pub(super) fn addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, St
         .map(|text| {
             let bare = text.split('/').next().unwrap_or_default();
             bare.parse()
-                .map_err(|_| bad_field(field, format!("{text:?} is not an address")))
+                .map_err(|_| Refusal::bad_field(field, format!("{text:?} is not an address")))
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map_err(Status::from)
 }
 
 pub(super) fn add_response(added: &Added) -> AddResponse {
@@ -182,7 +175,7 @@ pub(super) fn status(error: &PodError) -> Status {
         },
         PodError::Ledger(_) => (Code::Unavailable, Reason::StoreUnavailable),
     };
-    let mut refusal = Refusal::new(code, reason.as_str_name(), mesh_chain(error));
+    let mut refusal = Refusal::new(code, reason.as_str_name(), causes::text(error));
     if let PodError::Field { field, .. } = error {
         refusal = refusal.with("field", *field);
     }

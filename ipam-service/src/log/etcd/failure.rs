@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use etcd_client as etcd;
+use mesh::causes;
 use tonic::Code;
 
 use crate::log::kv::KvError;
@@ -24,7 +25,7 @@ pub(super) enum Failure {
 pub(super) fn classify(error: &etcd::Error) -> Failure {
     match error {
         etcd::Error::GRpcStatus(status) => classify_status(status),
-        etcd::Error::TransportError(err) if is_connect(err) => Failure::NotSent(describe(err)),
+        etcd::Error::TransportError(err) if is_connect(err) => Failure::NotSent(causes::text(err)),
         etcd::Error::LeaseKeepAliveError(why) if why.contains("not found") => {
             Failure::Refused(KvError::SessionEnded)
         }
@@ -46,7 +47,7 @@ pub(super) fn classify(error: &etcd::Error) -> Failure {
 fn classify_status(status: &tonic::Status) -> Failure {
     let not_sent = mesh::client::outcome(status) == mesh::client::Outcome::NotSent;
     if not_sent || is_connect(status) {
-        return Failure::NotSent(describe(status));
+        return Failure::NotSent(causes::text(status));
     }
     let message = status.message();
     match status.code() {
@@ -79,26 +80,7 @@ fn classify_status(status: &tonic::Status) -> Failure {
 
 /// Whether the connection itself could not be made.
 fn is_connect(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
-/// The error with its causes: the outer ones say only "transport error".
-fn describe(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    causes::chain(error).any(<dyn Error>::is::<tonic::ConnectError>)
 }
 
 #[cfg(test)]
