@@ -21,14 +21,13 @@ use tracing::info;
 use types::cloud::{ClusterId, InstanceId};
 use types::op::ShardId;
 
+use crate::convert;
 use crate::facts::{Facts, FactsError, NodeFacts};
 use crate::replica::Replica;
 use crate::routing::Router;
 use crate::session::registry::Registry;
 use crate::session::{self, Session, SessionEnd};
 use crate::{admin, metrics::Metrics};
-
-pub mod convert;
 
 /// How long a node may take to say who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -147,10 +146,8 @@ impl NodeIpam for Api {
                 ..
             })) => hello,
             Some(Ok(_)) => {
-                return Err(convert::bad_field(
-                    "body",
-                    "the first message must be a hello",
-                ));
+                let why = "the first message must be a hello";
+                return Err(Refusal::bad_field("body", why).into_status());
             }
             Some(Err(status)) => return Err(status),
             None => return Err(Status::cancelled("the stream ended before a hello")),
@@ -200,15 +197,13 @@ impl Routing for Api {
             | Identity::Admin { .. }
             | Identity::Etcd { .. } => {
                 if asked.cluster != self.cluster.as_str() {
-                    return Err(convert::bad_field(
-                        "cluster",
-                        format!("{:?} is not served here", asked.cluster),
-                    ));
+                    let why = format!("{:?} is not served here", asked.cluster);
+                    return Err(Refusal::bad_field("cluster", why).into_status());
                 }
                 asked
                     .instance_id
                     .parse()
-                    .map_err(|e| convert::bad_field("instance_id", e))?
+                    .map_err(|e| Refusal::bad_field("instance_id", e))?
             }
         };
         let facts = self.facts(&instance).await?;
@@ -237,7 +232,7 @@ impl Admin for Api {
             .into_inner()
             .shards
             .iter()
-            .map(|text| text.parse().map_err(|e| convert::bad_field("shards", e)))
+            .map(|text| text.parse().map_err(|e| Refusal::bad_field("shards", e)))
             .collect::<Result<_, _>>()?;
         let shards = admin::select(&self.replica, &asked)?;
         let (out, dumps) = mpsc::channel(DUMP_QUEUE);

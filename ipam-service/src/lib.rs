@@ -10,6 +10,7 @@ pub mod api;
 pub mod app;
 pub mod cloud;
 pub mod config;
+pub mod convert;
 pub mod crash;
 pub mod demand;
 pub mod drive;

@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt};
 use ipam_core::inventory::{Difference, HeldEni, RevokeRequest, acknowledge, compare};
 use ipam_core::record::Record;
 use ipam_core::shard::Shard;
+use mesh::status::Refusal;
 use mesh::telemetry::{set_parent, traceparent_of};
 use proto::ipam::v1 as wire;
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ use tracing::{Instrument, Span, debug, info, warn};
 use types::cloud::EniId;
 use types::op::{Generation, Seq, ShardId};
 
-use crate::api::convert;
+use crate::convert;
 use crate::demand::{NodeDemand, Shortfall};
 use crate::facts::NodeFacts;
 use crate::owned::Owned;
@@ -238,10 +239,10 @@ impl Session {
     async fn hear(&mut self, message: wire::NodeMessage) -> Result<(), SessionEnd> {
         use wire::node_message::Body;
         let Some(body) = message.body else {
-            return Err(refuse(convert::bad_field("body", "is missing")));
+            return Err(refuse(Refusal::bad_field("body", "is missing")));
         };
         match body {
-            Body::Hello(_) => Err(refuse(convert::bad_field("hello", "comes once"))),
+            Body::Hello(_) => Err(refuse(Refusal::bad_field("hello", "comes once"))),
             Body::Inventory(inventory) => self.inventory(inventory).await,
             Body::Target(target) => {
                 let span =
@@ -270,7 +271,7 @@ impl Session {
     async fn shard(&mut self, text: &str) -> Result<Option<ShardId>, SessionEnd> {
         let id: ShardId = text
             .parse()
-            .map_err(|e| refuse(convert::bad_field("shard", e)))?;
+            .map_err(|e| refuse(Refusal::bad_field("shard", e)))?;
         if self
             .shards
             .get(&id)
@@ -490,8 +491,8 @@ impl Session {
     }
 }
 
-fn refuse(status: Status) -> SessionEnd {
-    SessionEnd::Refused(status)
+fn refuse(why: impl Into<Status>) -> SessionEnd {
+    SessionEnd::Refused(why.into())
 }
 
 /// Addresses that the cloud does not have on their ENI leave the books as soon as the node gave them up.
@@ -554,7 +555,7 @@ pub fn check_hello(
 ) -> Result<types::cloud::InstanceId, Status> {
     let instance = convert::own_instance(identity, &hello.cluster, &hello.instance_id, cluster)?;
     if hello.boot_id.is_empty() {
-        return Err(convert::bad_field("boot_id", "is empty"));
+        return Err(Refusal::bad_field("boot_id", "is empty").into_status());
     }
     Ok(instance)
 }
@@ -571,5 +572,5 @@ pub fn status_of(end: &SessionEnd) -> Option<Status> {
         ),
     };
     let reason = proto::types::v1::Reason::Unspecified;
-    Some(mesh::status::Refusal::new(code, reason.as_str_name(), why).into_status())
+    Some(Refusal::new(code, reason.as_str_name(), why).into_status())
 }

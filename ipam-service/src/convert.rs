@@ -19,17 +19,6 @@ use types::op::{Epoch, Generation, Seq, ShardId};
 
 use crate::demand::Shortfall;
 
-/// The refusal of a field.
-pub fn bad_field(field: &str, why: impl std::fmt::Display) -> Status {
-    Refusal::new(
-        Code::InvalidArgument,
-        Reason::BadField.as_str_name(),
-        format!("{field}: {why}"),
-    )
-    .with("field", field)
-    .into_status()
-}
-
 /// The refusal of a caller that is somebody else.
 pub fn identity_mismatch(why: impl Into<String>) -> Status {
     Refusal::new(
@@ -84,7 +73,14 @@ pub fn own_instance(
             "the certificate is of instance {is}, the request names {instance:?}"
         )));
     }
-    instance.parse().map_err(|e| bad_field("instance_id", e))
+    Ok(instance
+        .parse()
+        .map_err(|e| Refusal::bad_field("instance_id", e))?)
+}
+
+fn address(field: &str, text: &str) -> Result<IpAddr, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal::bad_field(field, format!("{text:?} is not an address")))
 }
 
 /// Addresses of a field.
@@ -94,11 +90,9 @@ pub fn own_instance(
 pub fn addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, Status> {
     texts
         .iter()
-        .map(|text| {
-            text.parse()
-                .map_err(|_| bad_field(field, format!("{text:?} is not an address")))
-        })
-        .collect()
+        .map(|text| address(field, text))
+        .collect::<Result<_, _>>()
+        .map_err(Status::from)
 }
 
 /// What a node holds, by ENI.
@@ -110,13 +104,14 @@ pub fn held_enis(
 ) -> Result<BTreeMap<EniId, BTreeMap<IpAddr, Generation>>, Status> {
     let mut held = BTreeMap::new();
     for eni in &inventory.enis {
-        let id: EniId = eni.eni_id.parse().map_err(|e| bad_field("eni_id", e))?;
+        let id: EniId = eni
+            .eni_id
+            .parse()
+            .map_err(|e| Refusal::bad_field("eni_id", e))?;
         let mut known = BTreeMap::new();
-        for address in &eni.addresses {
-            let ip = address.ip.parse().map_err(|_| {
-                bad_field("addresses", format!("{:?} is not an address", address.ip))
-            })?;
-            known.insert(ip, Seq(address.generation));
+        for granted in &eni.addresses {
+            let ip = address("addresses", &granted.ip)?;
+            known.insert(ip, Seq(granted.generation));
         }
         held.insert(id, known);
     }
@@ -130,7 +125,10 @@ pub fn held_enis(
 pub fn usage(target: &wire::Target) -> Result<BTreeMap<EniId, BTreeSet<IpAddr>>, Status> {
     let mut usage = BTreeMap::new();
     for eni in &target.usage {
-        let id: EniId = eni.eni_id.parse().map_err(|e| bad_field("eni_id", e))?;
+        let id: EniId = eni
+            .eni_id
+            .parse()
+            .map_err(|e| Refusal::bad_field("eni_id", e))?;
         usage.insert(id, addresses("bound", &eni.bound)?.into_iter().collect());
     }
     Ok(usage)
