@@ -13,6 +13,11 @@ static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// Time between two looks at a level.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Holds back every story of this program: for what starts a cluster by other means.
+pub fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    ONE.blocking_lock()
+}
+
 /// Starts a cluster, tells the story, and ends the cluster.
 ///
 /// # Panics

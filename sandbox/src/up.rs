@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agreement::{self, AuditInputs};
 use crate::args::UpArgs;
@@ -441,6 +442,8 @@ async fn slow_pass<W: Write>(args: &UpArgs, report: &mut Report<W>) -> anyhow::R
 }
 
 async fn stay<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
+    // Before anybody is told of it: an answer that comes at once must find us listening.
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     report.step("the cluster runs until Ctrl-C; to look around:");
     let root = cluster.run_dir().root().display();
     report.line(&format!(
@@ -457,5 +460,5 @@ async fn stay<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Re
         "gateway and ipam",
         namespace.display()
     ));
-    tokio::signal::ctrl_c().await.context("wait for Ctrl-C")
+    interrupt.recv().await.context("wait for Ctrl-C")
 }

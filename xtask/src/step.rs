@@ -21,11 +21,28 @@ pub(crate) fn root() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// Variables by which cargo describes the package it runs.
+const OURS: &[&str] = &[
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_BIN_",
+    "CARGO_CRATE_",
+];
+
 /// A cargo command at the root of the workspace.
 pub(crate) fn cargo() -> Result<Command> {
     let cargo = option_env!("CARGO").unwrap_or("cargo");
     let mut command = Command::new(cargo);
     command.current_dir(root()?);
+    // What cargo told this program about itself would make build scripts run anew.
+    for (name, _) in std::env::vars_os() {
+        let ours = name
+            .to_str()
+            .is_some_and(|n| OURS.iter().any(|prefix| n.starts_with(prefix)));
+        if ours {
+            command.env_remove(name);
+        }
+    }
     Ok(command)
 }
 

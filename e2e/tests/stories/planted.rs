@@ -6,8 +6,14 @@
 use anyhow::{Context as _, Result, ensure};
 use e2e::audit;
 use e2e::story::tell;
+use ecs_api::model::Pick;
+use ecs_api::model::address::AssignPrivateIpAddresses;
+use ecs_api::model::eni::{CreateNetworkInterface, DeleteNetworkInterface, EniKind};
 use sandbox::cluster::Cluster;
 use sandbox::options::{ClusterOptions, Service};
+
+/// Longest wait until a fault shows.
+const REST: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Nobody repairs while faults are planted.
 fn observed() -> ClusterOptions {
@@ -122,10 +128,68 @@ async fn plant_in_cloud(cluster: &Cluster, bound: std::net::IpAddr) -> Result<()
     sim.unassign_behind_back(&eni.id, other.into()).await?;
     finds(cluster, "HeldNotInCloud").await?;
 
+    let extra = AssignPrivateIpAddresses {
+        eni: eni.id.clone(),
+        ipv4: Pick::Listed(vec!["10.1.0.250".parse()?]),
+        client_token: None,
+    };
+    cluster.sim().call(&extra).await?;
+    finds(cluster, "CloudNotHeld").await?;
+
+    let stray = CreateNetworkInterface {
+        vswitch: eni.vswitch.clone(),
+        security_groups: vec![cluster.layout().security_group.clone()],
+        primary_ip: None,
+        ipv4: Pick::Nothing,
+        ipv6: Pick::Nothing,
+        kind: EniKind::Secondary,
+        name: String::new(),
+        description: String::new(),
+        tags: [("creator".to_owned(), "terway-mesh".to_owned())].into(),
+        client_token: None,
+    };
+    cluster.sim().call(&stray).await?;
+    finds(cluster, "EniUnknown").await?;
+
     sim.detach_behind_back(&eni.id).await?;
     finds(cluster, "EniElsewhere").await?;
-    finds(cluster, "LinkMissing").await?;
-    Ok(())
+    e2e::story::eventually(REST, async || finds(cluster, "LinkMissing").await).await?;
+
+    cluster
+        .sim()
+        .call(&DeleteNetworkInterface {
+            eni: eni.id.clone(),
+        })
+        .await?;
+    sim.settled().await;
+    finds(cluster, "EniMissing").await
+}
+
+#[test]
+fn shard_log_that_was_lost_is_seen_as_used_and_not_held() {
+    tell(observed(), async |cluster| {
+        cluster.create_pod(1, "default", "a").await?;
+        audit::clean(cluster).await?;
+        cluster.kill(Service::Ipam(1)).await?;
+        let folder = cluster.run_dir().service(Service::Ipam(1))?;
+        let mut lost = 0;
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "redb") {
+                std::fs::remove_file(path)?;
+                lost += 1;
+            }
+        }
+        ensure!(lost == 1, "{lost} stores were removed");
+        cluster.restart(Service::Ipam(1)).await?;
+        cluster.wait_ready(Service::Ipam(1), REST).await?;
+
+        e2e::story::eventually(REST, async || {
+            finds(cluster, "BoundNotHeld").await?;
+            finds(cluster, "GrantedNotHeld").await
+        })
+        .await
+    });
 }
 
 #[test]

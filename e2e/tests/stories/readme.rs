@@ -56,8 +56,11 @@ fn waits_for_interrupt(command: &str) -> Result<()> {
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     let out = child.stdout.take().context("no output")?;
     let mut waits = false;
+    let mut said = Vec::new();
     for line in BufReader::new(out).lines() {
-        if line?.contains("Ctrl-C") && !waits {
+        let line = line?;
+        said.push(line.clone());
+        if line.contains("Ctrl-C") && !waits {
             waits = true;
             // The front door hands the signal on as a terminal would: to the whole group.
             interrupt_tree(pid)?;
@@ -65,7 +68,11 @@ fn waits_for_interrupt(command: &str) -> Result<()> {
     }
     let status = child.wait()?;
     ensure!(waits, "{command} never said that it waits");
-    ensure!(status.success(), "{command} ended with {status}");
+    ensure!(
+        status.success(),
+        "{command} ended with {status}: {}",
+        said.join("\n")
+    );
     Ok(())
 }
 
@@ -84,6 +91,7 @@ fn interrupt_tree(pid: Pid) -> Result<()> {
 
 #[test]
 fn readme_commands_work_as_they_stand_there() {
+    let _alone = e2e::story::alone();
     let readme = std::fs::read_to_string(root().unwrap().join("README.md")).unwrap();
     let found = commands(&readme);
     assert!(found.len() >= 3, "{found:?}");

@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn xml_of_a_list_repeats_its_element() {
-        let body = json!({"Set": {"Item": ["a", "b<"]}, "N": 1});
+        let body = json!({"N": 1, "Set": {"Item": ["a", "b<"]}});
 
         assert_eq!(
             xml("R", &body),

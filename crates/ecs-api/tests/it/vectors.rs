@@ -11,13 +11,14 @@ fn vectors(kind: &str) -> Vec<Value> {
     all[kind].as_array().unwrap().clone()
 }
 
+/// Sorted, whether or not the JSON library keeps the order of the file.
 fn pairs(value: &Value) -> Vec<(String, String)> {
-    value
-        .as_object()
-        .unwrap()
-        .iter()
+    let rows = value.as_object().unwrap().iter();
+    let mut pairs: Vec<_> = rows
         .map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned()))
-        .collect()
+        .collect();
+    pairs.sort();
+    pairs
 }
 
 fn secret() -> String {
