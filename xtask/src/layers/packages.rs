@@ -203,9 +203,9 @@ fn check_foreign(package: &Package, breaches: &mut Vec<String>) {
     if !package
         .source
         .as_deref()
-        .is_some_and(|s| s.contains("crates.io-index"))
+        .is_some_and(|s| s.starts_with("registry+"))
     {
-        breaches.push(format!("{name} does not come from crates.io"));
+        breaches.push(format!("{name} does not come from the package registry"));
     }
     let allowed = package.license.as_deref().is_some_and(licence_allowed);
     if !allowed {
