@@ -4,7 +4,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let full = std::env::var_os("CARGO_FEATURE_FULL").is_some();
     let mut files = vec!["terway/node/v1/node.proto"];
     if full {
-        files.extend(["terway/cloud/v1/cloud.proto", "terway/ipam/v1/ipam.proto"]);
+        files.extend([
+            "terway/cloud/v1/cloud.proto",
+            "terway/ipam/v1/ipam.proto",
+            "terway/policy/v1/policy.proto",
+        ]);
     }
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     tonic_prost_build::configure()

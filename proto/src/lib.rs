@@ -37,5 +37,14 @@ pub mod ipam {
     }
 }
 
+/// The doors of policy-agent, and the relay between one watcher and many agents.
+#[cfg(feature = "full")]
+pub mod policy {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("terway.policy.v1");
+    }
+}
+
 /// The encoded `FileDescriptorSet` of everything above.
 pub const DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("descriptor");

@@ -70,6 +70,16 @@ pub const TABLE: Table = &[
     may("/terway.node.v1.Cni/Gc", LOCAL),
     may("/terway.node.v1.Cni/Status", LOCAL),
     may("/terway.node.v1.Inspect/DumpNode", LOCAL),
+    may("/terway.policy.v1.Gate/Ready", LOCAL),
+    may("/terway.policy.v1.Gate/Release", LOCAL),
+    may("/terway.policy.v1.Gate/Restore", LOCAL),
+    may("/terway.policy.v1.Policies/Status", LOCAL),
+    may("/terway.policy.v1.Policies/Explain", LOCAL),
+    may("/terway.policy.v1.Policies/ShowPod", LOCAL),
+    may("/terway.policy.v1.Policies/Diff", LOCAL),
+    may("/terway.policy.v1.Policies/Trace", LOCAL),
+    may("/terway.policy.v1.Policies/Denied", LOCAL),
+    may("/terway.policy.v1.Relay/Watch", NODES),
 ];
 
 #[cfg(test)]
@@ -132,7 +142,8 @@ mod tests {
             reach,
             [
                 "/terway.ipam.v1.NodeIpam/Session",
-                "/terway.ipam.v1.Routing/WatchRoutes"
+                "/terway.ipam.v1.Routing/WatchRoutes",
+                "/terway.policy.v1.Relay/Watch"
             ]
         );
     }

@@ -1,0 +1,1 @@
+//! The policy agent: NetworkPolicy in the kernel of one node.

@@ -1,0 +1,1 @@
+//! Machinery that proves the policy agent right.
