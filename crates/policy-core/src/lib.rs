@@ -4,7 +4,14 @@
 //! policies of a local pod, `layout` writes them as nf_tables objects, `plan` orders the changes so
 //! that no packet sees half of them, and `judge` answers for one flow what the kernel would.
 
+pub mod calico;
+pub mod engine;
 pub mod flow;
+pub mod index;
+pub mod judge;
+pub mod layout;
 pub mod object;
+pub mod parse;
+pub mod plan;
 pub mod policy;
 pub mod selector;
