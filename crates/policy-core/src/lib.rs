@@ -7,6 +7,7 @@
 pub mod calico;
 pub mod engine;
 pub mod flow;
+pub mod labels;
 pub mod index;
 pub mod judge;
 pub mod layout;

@@ -1,16 +1,13 @@
 //! Kubernetes objects, cut to what policies look at.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use types::pod::PodKey;
 
 use crate::flow::Protocol;
+pub use crate::labels::Labels;
 use crate::policy::{Policy, PolicyId};
-
-/// Labels of an object.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// A port that a container names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::object::Labels;
+use crate::labels::Labels;
 
 /// A condition on labels. Canonical when made by [`Selector::all`] and [`Selector::any`]: equal meaning written in
 /// another order is equal.
@@ -84,6 +84,7 @@ impl Selector {
     }
 
     /// The opposite.
+    #[must_use]
     pub fn negated(self) -> Self {
         match self {
             Self::Everything => Self::Nothing,
