@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mesh::run::usage;
 
-use crate::{audit, ca};
+use crate::{audit, ca, policy};
 
 /// Looks after a Terway Mesh.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Ca(ca::Args),
     /// Compares cloud, shard logs, agents and kernels
     Audit(audit::run::Args),
+    /// Says why flows are allowed or denied
+    Policy(policy::run::Args),
 }
 
 /// Does what the arguments say and prints what comes of it.
@@ -38,6 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Ca(args) => ca::run(&args, &mut std::io::stdout()).map(|()| true),
         Command::Audit(args) => audit::run::run(&args, &mut std::io::stdout()),
+        Command::Policy(args) => policy::run::run(&args, &mut std::io::stdout()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -3,3 +3,4 @@
 pub mod audit;
 pub mod ca;
 pub mod command;
+pub mod policy;
