@@ -165,10 +165,12 @@ proptest! {
     fn policy_split_into_one_policy_for_each_rule_means_the_same(namespace in "[xy]", spec in spec()) {
         let whole = with([named_policy(&namespace, "whole", spec.clone())]).world();
         // The parts keep the types that the whole has.
-        let types = match &spec["policyTypes"] {
-            types if !types.is_null() => types.clone(),
-            _ if spec["egress"] == json!([]) => json!(["Ingress"]),
-            _ => json!(["Ingress", "Egress"]),
+        let types = if !spec["policyTypes"].is_null() {
+            spec["policyTypes"].clone()
+        } else if spec["egress"] == json!([]) {
+            json!(["Ingress"])
+        } else {
+            json!(["Ingress", "Egress"])
         };
         let part = |name: String, key: &str, rules: Value| {
             let mut part = json!({"podSelector": spec["podSelector"], "policyTypes": types});
