@@ -123,12 +123,12 @@ impl Encoder {
         match change {
             Change::AddTable(table) => {
                 self.message(index, &table.at, Op::NewTable, frame::ADD, |w| {
-                    table.write(w)
+                    table.write(w);
                 });
             }
             Change::CreateTable(table) => {
                 self.message(index, &table.at, Op::NewTable, frame::CREATE, |w| {
-                    table.write(w)
+                    table.write(w);
                 });
             }
             Change::DeleteTable(at) => {
@@ -136,12 +136,12 @@ impl Encoder {
             }
             Change::AddChain(chain) => {
                 self.message(index, &chain.table, Op::NewChain, frame::ADD, |w| {
-                    chain.write(w)
+                    chain.write(w);
                 });
             }
             Change::CreateChain(chain) => {
                 self.message(index, &chain.table, Op::NewChain, frame::CREATE, |w| {
-                    chain.write(w)
+                    chain.write(w);
                 });
             }
             Change::DeleteChain { table, name } => {
@@ -154,12 +154,12 @@ impl Encoder {
             }
             Change::AddRule(rule) => {
                 self.message(index, &rule.table, Op::NewRule, frame::APPEND, |w| {
-                    rule.write(w)
+                    rule.write(w);
                 });
             }
             Change::InsertRule(rule) => {
                 self.message(index, &rule.table, Op::NewRule, frame::ADD, |w| {
-                    rule.write(w)
+                    rule.write(w);
                 });
             }
             Change::DeleteRule {

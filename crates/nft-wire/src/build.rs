@@ -406,8 +406,9 @@ impl Line {
         })
     }
 
-    /// Adds the key to a dynamic set, with a counter of its own. What comes behind in the rule is not
-    /// reached when the set is full: the drop belongs into a rule of its own.
+    /// Adds the key to a dynamic set; where the set says that elements count, the packet is counted
+    /// there. What comes behind in the rule is not reached when the set is full: the drop belongs into
+    /// a rule of its own.
     #[must_use]
     pub fn record(self, parts: &[Load], set: &str) -> Self {
         self.load(parts).with(Expr::Dynset {
@@ -415,10 +416,7 @@ impl Line {
             op: DynsetOp::Add,
             key: Register::FIRST,
             timeout: None,
-            exprs: vec![Expr::Counter {
-                packets: 0,
-                bytes: 0,
-            }],
+            exprs: Vec::new(),
             inverted: false,
         })
     }
@@ -637,9 +635,11 @@ mod tests {
             .exprs()
             .iter()
             .skip(2)
-            .filter_map(|expr| match expr {
-                Expr::Meta { to, .. } | Expr::Payload { to, .. } => Some(to.word()),
-                _ => None,
+            .filter_map(|expr| {
+                if let Expr::Meta { to, .. } | Expr::Payload { to, .. } = expr {
+                    return Some(to.word());
+                }
+                None
             })
             .collect();
         assert_eq!(words, [0, 4, 8, 9]);

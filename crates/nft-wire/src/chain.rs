@@ -63,7 +63,7 @@ impl Hook {
     const fn number(self, family: Family) -> u32 {
         match (self, family) {
             (Self::Prerouting, _) | (Self::Ingress, Family::Netdev) => 0,
-            (Self::Input, _) | (Self::Egress, _) => 1,
+            (Self::Input | Self::Egress, _) => 1,
             (Self::Forward, _) => 2,
             (Self::Output, _) => 3,
             (Self::Postrouting, _) => 4,

@@ -229,7 +229,8 @@ pub enum Expr {
         key: Register,
         /// Instead of the set's timeout.
         timeout: Option<Duration>,
-        /// What each new element carries: counters.
+        /// What each new element carries. Empty where the set itself says it (`Set::counter`): the
+        /// kernel does not repeat it in dumps.
         exprs: Vec<Expr>,
         /// Ends the rule when the element was added, instead of when it was not.
         inverted: bool,

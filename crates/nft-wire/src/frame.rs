@@ -186,9 +186,25 @@ impl<'a> Iterator for Frames<'a> {
         let Some((header, _)) = rest.split_first_chunk::<HEADER>() else {
             return Some(Err(CUT));
         };
-        let [a, b, c, d, t0, t1, f0, f1, s @ .., p0, p1, p2, p3] = *header;
-        let [s0, s1, s2, s3] = s;
-        let len = u32::from_ne_bytes([a, b, c, d]);
+        let [
+            l0,
+            l1,
+            l2,
+            l3,
+            t0,
+            t1,
+            f0,
+            f1,
+            s0,
+            s1,
+            s2,
+            s3,
+            p0,
+            p1,
+            p2,
+            p3,
+        ] = *header;
+        let len = u32::from_ne_bytes([l0, l1, l2, l3]);
         let Some((len, payload)) = usize::try_from(len)
             .ok()
             .and_then(|len| Some((len, rest.get(HEADER..len)?)))

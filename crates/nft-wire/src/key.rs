@@ -188,8 +188,9 @@ impl fmt::Display for Value {
         match self {
             Self::Ifname(name) => f.write_str(name),
             Self::Address(address) => address.fmt(f),
-            Self::Ether([a, b, c, d, e, g]) => {
-                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            Self::Ether(octets) => {
+                let octets: Vec<String> = octets.iter().map(|o| format!("{o:02x}")).collect();
+                f.write_str(&octets.join(":"))
             }
             Self::Proto(number) => number.fmt(f),
             Self::Service(port) => port.fmt(f),

@@ -153,7 +153,7 @@ fn decode_nft(op: Op, frame: &Frame<'_>) -> Result<Message, DecodeError> {
             };
             make(Rule::read(family, bytes)?)
         }
-        Op::DelRule => return read_rule_deletion(Place::read(family, bytes)?),
+        Op::DelRule => return Ok(read_rule_deletion(Place::read(family, bytes)?)),
         Op::NewSet => match Set::read(family, bytes) {
             Ok(set) => {
                 let make = if exclusive {
@@ -201,13 +201,13 @@ fn decode_nft(op: Op, frame: &Frame<'_>) -> Result<Message, DecodeError> {
     Ok(Message::Change(change))
 }
 
-fn read_rule_deletion(place: Place) -> Result<Message, DecodeError> {
+fn read_rule_deletion(place: Place) -> Message {
     let Place {
         table,
         chain,
         handle,
     } = place;
-    Ok(match (chain, handle) {
+    match (chain, handle) {
         (Some(chain), Some(handle)) => Message::Change(Change::DeleteRule {
             table,
             chain,
@@ -215,7 +215,7 @@ fn read_rule_deletion(place: Place) -> Result<Message, DecodeError> {
         }),
         (Some(name), None) => Message::Change(Change::FlushChain { table, name }),
         (None, _) => Message::Foreign(Some(table)),
-    })
+    }
 }
 
 fn read_generation(bytes: &[u8]) -> Result<Generation, DecodeError> {

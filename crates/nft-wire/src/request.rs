@@ -53,7 +53,7 @@ impl Request {
             Self::Tables(family) => put(Op::GetTable, frame::DUMP, seq, *family, &mut w, |_| {}),
             Self::Table(at) => {
                 put(Op::GetTable, 0, seq, at.family, &mut w, |w| {
-                    table::write_name(at, w)
+                    table::write_name(at, w);
                 });
             }
             Self::Chains(family) => put(Op::GetChain, frame::DUMP, seq, *family, &mut w, |_| {}),

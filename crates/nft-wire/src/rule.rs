@@ -11,7 +11,6 @@ const TABLE: u16 = 1;
 const CHAIN: u16 = 2;
 const HANDLE: u16 = 3;
 const EXPRESSIONS: u16 = 4;
-const POSITION: u16 = 6;
 const USERDATA: u16 = 7;
 
 const USERDATA_COMMENT: u8 = 0;
@@ -100,7 +99,6 @@ impl Place {
                 TABLE => table = Some(attribute::name(attribute.value, "rule table")?),
                 CHAIN => chain = Some(attribute::name(attribute.value, "rule chain")?),
                 HANDLE => handle = Some(attribute::u64(attribute.value, "rule handle")?),
-                POSITION => {}
                 _ => {}
             }
         }

@@ -131,12 +131,14 @@ impl Set {
         if let Some(timeout) = self.timeout.filter(|t| !t.is_zero()) {
             w.u64(TIMEOUT, milliseconds(timeout));
         }
-        if self.size.is_some() || self.key.len() > 1 {
+        // Only ranges need to know where a field ends.
+        let fields = self.flags.interval && self.key.len() > 1;
+        if self.size.is_some() || fields {
             w.nest(DESC, |w| {
                 if let Some(size) = self.size {
                     w.u32(DESC_SIZE, size);
                 }
-                if self.key.len() > 1 {
+                if fields {
                     w.nest(DESC_CONCAT, |w| self.write_fields(w));
                 }
             });
@@ -195,6 +197,7 @@ impl Set {
     /// [`DecodeError::Value`] for what is not ours: a set that only one rule uses (anonymous), that
     /// leads to objects or values, or whose key has parts without a [`Field`].
     pub(crate) fn read(family: Family, bytes: &[u8]) -> Result<Self, DecodeError> {
+        const UNKNOWN: DecodeError = DecodeError::Value { what: "set kind" };
         let mut table = None;
         let mut name = None;
         let mut flags = 0;
@@ -225,7 +228,6 @@ impl Set {
                 _ => {}
             }
         }
-        const UNKNOWN: DecodeError = DecodeError::Value { what: "set kind" };
         let kind = match (flags & FLAG_MAP != 0, data_type) {
             (false, _) if flags & FLAG_OBJECT == 0 => Kind::Plain,
             (true, Some(DATA_VERDICT)) => Kind::Verdicts,

@@ -64,7 +64,7 @@ impl Snapshot {
         match change {
             Change::AddTable(table) | Change::CreateTable(table) => self.table = table,
             Change::AddChain(chain) | Change::CreateChain(chain) => {
-                let name = chain.name.clone();
+                let name = Name::clone(&chain.name);
                 let rules = Vec::new();
                 self.chains.insert(name, ChainState { chain, rules });
             }
@@ -74,7 +74,7 @@ impl Snapshot {
                 }
             }
             Change::AddSet(set) | Change::CreateSet(set) => {
-                let name = set.name.clone();
+                let name = Name::clone(&set.name);
                 let elements = Vec::new();
                 self.sets.insert(name, SetState { set, elements });
             }

@@ -101,9 +101,11 @@ pub(crate) fn read_list(bytes: &[u8]) -> Decoded<Vec<Expr>> {
 
 /// Reads one expression; `None` unless it is a counter: packets and bytes.
 pub(crate) fn read_count(bytes: &[u8]) -> Decoded<Option<(u64, u64)>> {
-    Ok(match expression(bytes, false)? {
-        Expr::Counter { packets, bytes } => Some((packets, bytes)),
-        _ => None,
+    let expr = expression(bytes, false)?;
+    Ok(if let Expr::Counter { packets, bytes } = expr {
+        Some((packets, bytes))
+    } else {
+        None
     })
 }
 

@@ -27,9 +27,10 @@ pub(crate) fn write_list(exprs: &[Expr], w: &mut Writer) {
     }
 }
 
-/// Writes name and attributes of a counter at zero.
+/// Writes what makes each element of a set count, from zero.
 pub(crate) fn write_counter(w: &mut Writer) {
-    write_count(0, 0, w);
+    w.text(EXPR_NAME, "counter");
+    w.nest(EXPR_DATA, |_| {});
 }
 
 /// Writes name and attributes of a counter.
@@ -98,14 +99,7 @@ impl Expr {
                 to,
                 mask,
                 xor,
-            } => {
-                register(BITWISE_SREG, *from, w);
-                register(BITWISE_DREG, *to, w);
-                w.u32(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX));
-                w.u32(BITWISE_OP, 0);
-                value(BITWISE_MASK, mask, w);
-                value(BITWISE_XOR, xor, w);
-            }
+            } => write_bitwise((*from, *to), mask, xor, w),
             Self::Byteorder {
                 from,
                 to,
@@ -242,6 +236,15 @@ fn cmp(op: CmpOp, from: Register, data: &[u8], w: &mut Writer) {
     register(CMP_SREG, from, w);
     w.u32(CMP_OP, op.number());
     value(CMP_DATA, data, w);
+}
+
+fn write_bitwise((from, to): (Register, Register), mask: &[u8], xor: &[u8], w: &mut Writer) {
+    register(BITWISE_SREG, from, w);
+    register(BITWISE_DREG, to, w);
+    w.u32(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+    w.u32(BITWISE_OP, 0);
+    value(BITWISE_MASK, mask, w);
+    value(BITWISE_XOR, xor, w);
 }
 
 const fn byteorder(op: ByteorderOp) -> u32 {
