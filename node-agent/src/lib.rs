@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod demand;
 pub mod dial;
+pub mod gate;
 pub mod journal;
 pub mod ledger;
 pub mod metadata;
