@@ -2,142 +2,404 @@
 //!
 //! Two consumers: *subjects*, the local pods with the policies that select them, and *sets*, the far ends that rules
 //! name. Policies are matched against local pods alone; sets are kept for acquired [`PeerKey`]s alone.
+//!
+//! Pods of the host network are neither (B9); finished ones are not kept at all (B6); terminating ones count until
+//! their object, and on this node the last attachment of their UID, is gone (B7).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use types::pod::{AttachmentKey, PodKey};
 
 use crate::flow::Protocol;
-use crate::object::{Event, Pod};
+use crate::object::{Event, Object, ObjectKey, Pod};
 use crate::policy::{Policy, PolicyId};
 
+mod locals;
+mod peers;
+mod policies;
+mod roster;
+mod slab;
+mod strings;
+mod tally;
 mod vocabulary;
 
 pub use vocabulary::{
     Changes, Counts, LocalPod, Member, PeerKey, PortName, SetDelta, SetId, Subject,
 };
 
+use locals::{Local, Locals, is_of};
+use peers::{Peers, Tags, Who};
+use policies::{Policies, is_namespaced};
+
+/// What an allocation of so many bytes takes, roughly.
+fn block(bytes: usize) -> usize {
+    if bytes == 0 {
+        0
+    } else {
+        bytes.saturating_add(8).next_multiple_of(16).max(32)
+    }
+}
+
 /// The index of one node.
 #[derive(Debug)]
-pub struct Index {}
+pub struct Index {
+    node: Arc<str>,
+    peers: Peers,
+    locals: Locals,
+    policies: Policies,
+    subjects_changed: BTreeSet<PodKey>,
+    policies_changed: BTreeSet<PolicyId>,
+    problems_changed: BTreeSet<PolicyId>,
+}
 
 impl Index {
     /// An empty index that counts the pods of `node` as local.
     pub fn new(node: &str) -> Self {
-        _ = node;
-        Self {}
+        Self {
+            node: Arc::from(node),
+            peers: Peers::default(),
+            locals: Locals::default(),
+            policies: Policies::default(),
+            subjects_changed: BTreeSet::new(),
+            policies_changed: BTreeSet::new(),
+            problems_changed: BTreeSet::new(),
+        }
     }
 
     /// Takes one event. Compared with the state: events may come twice, late, or in another order (E10).
     pub fn apply(&mut self, event: Event) {
-        _ = event;
+        match event {
+            Event::Upsert(Object::Pod(pod)) => self.set_pod(pod),
+            Event::Upsert(Object::Namespace(namespace)) => {
+                if self.peers.set_namespace(&namespace) {
+                    self.judge_namespace_again(&namespace.name);
+                }
+            }
+            Event::Upsert(Object::Node(node)) => self.peers.set_node(&node),
+            Event::Upsert(Object::ServiceAccount(account)) => {
+                if self.peers.set_account(&account) {
+                    self.judge_namespace_again(&account.namespace);
+                }
+            }
+            Event::Upsert(Object::Policy(policy)) => {
+                if let Some((new, old)) = self.policies.set(policy) {
+                    self.policy_changed(old.as_ref(), Some(&new));
+                }
+            }
+            Event::Delete(ObjectKey::Pod(key)) => self.remove_pod(&key, true),
+            Event::Delete(ObjectKey::Namespace(name)) => {
+                if self.peers.remove_namespace(&name) {
+                    self.judge_namespace_again(&name);
+                }
+            }
+            Event::Delete(ObjectKey::Node(name)) => self.peers.remove_node(&name),
+            Event::Delete(ObjectKey::ServiceAccount(namespace, name)) => {
+                if self.peers.remove_account(&namespace, &name) {
+                    self.judge_namespace_again(&namespace);
+                }
+            }
+            Event::Delete(ObjectKey::Policy(id)) => {
+                if let Some(old) = self.policies.remove(&id) {
+                    self.policy_changed(Some(&old), None);
+                }
+            }
+        }
     }
 
     /// Notes an attachment; a second call for the same attachment replaces the first.
+    ///
+    /// Until the pod's object is known, it is a subject without an object. An attachment of another UID than the
+    /// object's counts for nobody: it is what a pod of the same name left behind, or is of one that is yet to be seen.
     pub fn place(&mut self, pod: LocalPod) {
-        _ = pod;
+        let key = pod.key.clone();
+        let (other, changed) = self.locals.place(pod);
+        if let Some(other) = other {
+            self.settle(&other);
+        }
+        if changed {
+            self.settle(&key);
+        }
     }
 
     /// Forgets an attachment; others of the same pod or name stay. Unknown ones do no harm.
     pub fn unplace(&mut self, attachment: &AttachmentKey) {
-        _ = attachment;
+        if let Some(key) = self.locals.unplace(attachment) {
+            self.settle(&key);
+        }
     }
 
     /// Keeps a set of these far ends from now on; the same key gives the same set, counted.
     pub fn acquire(&mut self, key: &PeerKey) -> SetId {
-        _ = key;
-        SetId(0)
+        self.peers.acquire(key)
     }
 
     /// Gives one `acquire` back; with the last one the set is gone, and so are its changes not taken.
     pub fn release(&mut self, id: SetId) {
-        _ = id;
+        self.peers.release(id);
     }
 
     /// The set of a key, if it is acquired.
     pub fn set(&self, key: &PeerKey) -> Option<SetId> {
-        _ = key;
-        None
+        self.peers.set(key)
     }
 
     /// The key of an acquired set.
     pub fn key(&self, id: SetId) -> Option<&PeerKey> {
-        _ = id;
-        None
+        self.peers.key(id)
     }
 
     /// All members of a set now; sorted, each once. Empty for a set that is not acquired.
     pub fn members(&self, id: SetId) -> Vec<Member> {
-        _ = id;
-        Vec::new()
+        self.peers.members(id)
     }
 
     /// Whether a set has the member; `port` counts only for sets with a port name.
     pub fn contains(&self, id: SetId, ip: IpAddr, port: Option<(Protocol, u16)>) -> bool {
-        _ = (id, ip, port);
-        false
+        self.peers.has(id.0, &Member { ip, port })
     }
 
     /// Whether a set of this key would have the member; needs no acquired set.
     pub fn matches(&self, key: &PeerKey, ip: IpAddr, port: Option<(Protocol, u16)>) -> bool {
-        _ = (key, ip, port);
-        false
+        self.peers.matches(key, ip, port)
     }
 
     /// Takes what changed since the last call, coalesced.
     pub fn take_changes(&mut self) -> Changes {
-        Changes::default()
+        self.peers.tidy();
+        let take = |set: &mut BTreeSet<PolicyId>| std::mem::take(set).into_iter().collect();
+        Changes {
+            sets: self.peers.tally.take(),
+            subjects: std::mem::take(&mut self.subjects_changed)
+                .into_iter()
+                .collect(),
+            policies: take(&mut self.policies_changed),
+            problems: take(&mut self.problems_changed),
+        }
     }
 
     /// All local pods that can be subjects, by key.
     pub fn subjects(&self) -> Vec<Subject> {
-        Vec::new()
+        self.locals
+            .pods
+            .iter()
+            .filter_map(|(key, local)| self.subject_of(key, local))
+            .collect()
     }
 
     /// One local pod; `None` when it is not here, is of the host network, or is finished without an attachment.
     pub fn subject(&self, key: &PodKey) -> Option<Subject> {
-        _ = key;
-        None
+        self.subject_of(key, self.locals.pods.get(key)?)
     }
 
-    /// A pod of any node; `uid` is empty for those of other nodes.
+    /// A pod of any node; `uid` is empty and `spoofs` false for those of other nodes.
     pub fn pod(&self, key: &PodKey) -> Option<Pod> {
-        _ = key;
-        None
+        let local = self.locals.pods.get(key).and_then(|local| {
+            let mut pod = Pod::clone(local.object.as_ref()?);
+            pod.ips = local.ips();
+            Some(pod)
+        });
+        local.or_else(|| self.peers.pod(key))
     }
 
     /// Pods that have the address, those of the host network left out; by key.
     pub fn pods_by_ip(&self, ip: IpAddr) -> Vec<PodKey> {
-        _ = ip;
-        Vec::new()
+        self.peers.pods_by_ip(ip)
     }
 
     /// Names of the nodes that have the address; sorted.
     pub fn nodes_by_ip(&self, ip: IpAddr) -> Vec<Arc<str>> {
-        _ = ip;
-        Vec::new()
+        self.peers.nodes_by_ip(ip)
     }
 
     /// Every policy, by id.
     pub fn policies(&self) -> Vec<Arc<Policy>> {
-        Vec::new()
+        self.policies.all().map(Arc::clone).collect()
     }
 
     /// One policy.
     pub fn policy(&self, id: &PolicyId) -> Option<Arc<Policy>> {
-        _ = id;
-        None
+        self.policies.get(id).map(Arc::clone)
     }
 
     /// Policies that would select a pod of any node, in the order of judgement; for `explain`.
     pub fn policies_of(&self, pod: &Pod) -> Vec<Arc<Policy>> {
-        _ = pod;
-        Vec::new()
+        if pod.host_network || pod.finished {
+            return Vec::new();
+        }
+        self.policies.selecting(&self.peers, who(pod))
     }
 
     /// How much there is.
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        Counts {
+            policies: self.policies.len(),
+            ..self.peers.counts()
+        }
+    }
+
+    fn subject_of(&self, key: &PodKey, local: &Local) -> Option<Subject> {
+        if local.object.as_ref().is_some_and(|pod| pod.host_network) || local.is_empty() {
+            return None;
+        }
+        Some(Subject {
+            key: key.clone(),
+            pod: local.object.as_ref().map(Arc::clone),
+            namespace_known: self.peers.is_known(&key.namespace),
+            placements: local.own().map(Arc::clone).collect(),
+            ips: local.ips(),
+            policies: local.policies.clone(),
+        })
+    }
+
+    fn set_pod(&mut self, mut pod: Pod) {
+        if pod.finished {
+            // The object stays, its address may be another's already (B6).
+            self.remove_pod(&pod.key, false);
+            return;
+        }
+        pod.ips.sort();
+        pod.ips.dedup();
+        let key = pod.key.clone();
+        let placed = self.locals.pods.get(&key).is_some_and(|local| {
+            let known = |placement: &Arc<LocalPod>| {
+                !placement.uid.is_empty() && is_of(placement, &pod.uid) && !pod.uid.is_empty()
+            };
+            local.placements.iter().any(known)
+        });
+        if pod.node == self.node || placed {
+            let local = self.locals.pods.entry(key.clone()).or_default();
+            if local.live && local.object.as_deref() == Some(&pod) {
+                return;
+            }
+            local.live = true;
+            local.object = Some(Arc::new(pod));
+            self.settle(&key);
+            return;
+        }
+        if let Some(local) = self.locals.pods.get_mut(&key) {
+            local.live = false;
+            local.object = None;
+            self.settle(&key);
+        }
+        let ips = pod.ips.clone();
+        self.peers.set_pod(&pod, ips);
+    }
+
+    /// The object is not there, or is finished, when nothing may stand in for it.
+    fn remove_pod(&mut self, key: &PodKey, may_linger: bool) {
+        match self.locals.pods.get_mut(key) {
+            None => self.peers.remove_pod(key),
+            Some(local) => {
+                local.live = false;
+                if !may_linger {
+                    local.object = None;
+                }
+                if local.object.is_none() {
+                    self.peers.remove_pod(key);
+                }
+                self.settle(key);
+            }
+        }
+    }
+
+    /// Brings everything in line with what is known of a local pod.
+    fn settle(&mut self, key: &PodKey) {
+        let Some(local) = self.locals.pods.get_mut(key) else {
+            return;
+        };
+        let had_object = local.object.is_some();
+        local.settle();
+        self.subjects_changed.insert(key.clone());
+        match &local.object {
+            Some(pod) => {
+                self.peers.set_pod(pod, local.ips());
+                local.policies = if pod.host_network {
+                    Vec::new()
+                } else {
+                    self.policies.selecting(&self.peers, who(pod))
+                };
+            }
+            None => {
+                if had_object {
+                    self.peers.remove_pod(key);
+                }
+                local.policies = Vec::new();
+            }
+        }
+        if local.is_empty() {
+            self.locals.pods.remove(key);
+        }
+    }
+
+    /// Labels of a namespace, or of a service account in it, changed.
+    fn judge_namespace_again(&mut self, namespace: &str) {
+        for key in self.locals.of_namespace(namespace) {
+            let Some(local) = self.locals.pods.get_mut(&key) else {
+                continue;
+            };
+            if let Some(pod) = local.object.as_ref().filter(|pod| !pod.host_network) {
+                local.policies = self.policies.selecting(&self.peers, who(pod));
+            }
+            self.subjects_changed.insert(key);
+        }
+    }
+
+    fn policy_changed(&mut self, old: Option<&Arc<Policy>>, new: Option<&Arc<Policy>>) {
+        let Some(id) = new.or(old).map(|policy| &policy.id) else {
+            return;
+        };
+        self.policies_changed.insert(id.clone());
+        let problems = |policy: Option<&Arc<Policy>>| {
+            policy.map_or_else(Vec::new, |policy| policy.problems.clone())
+        };
+        if problems(old) != problems(new) {
+            self.problems_changed.insert(id.clone());
+        }
+        let keys: Vec<PodKey> = if is_namespaced(id.kind) {
+            self.locals.of_namespace(&id.namespace)
+        } else {
+            self.locals.pods.keys().cloned().collect()
+        };
+        for key in keys {
+            let Some(local) = self.locals.pods.get_mut(&key) else {
+                continue;
+            };
+            let Some(pod) = local.object.as_ref().filter(|pod| !pod.host_network) else {
+                continue;
+            };
+            let place = |list: &[Arc<Policy>], policy: &Arc<Policy>| {
+                list.binary_search_by(|other| other.place().cmp(&policy.place()))
+            };
+            let mut changed = false;
+            if let Some(old) = old
+                && let Ok(found) = place(&local.policies, old)
+            {
+                local.policies.remove(found);
+                changed = true;
+            }
+            if let Some(new) = new
+                && self.peers.selects(&new.subject, who(pod))
+            {
+                let found = place(&local.policies, new).unwrap_or_else(|found| found);
+                local.policies.insert(found, Arc::clone(new));
+                changed = true;
+            }
+            if changed {
+                self.subjects_changed.insert(key);
+            }
+        }
     }
 }
+
+fn who(pod: &Pod) -> Who<'_> {
+    Who {
+        namespace: &pod.key.namespace,
+        account: &pod.service_account,
+        tags: Tags::Map(&pod.labels),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Policies of all kinds in one shape.
 //!
-//! Order of judgement per direction: tier by tier as [`Tier`] is ordered; in a tier by `order`, then by id.
+//! Order of judgement per direction: that of [`Policy::place`]: tier by tier as [`Tier`] is ordered; in a tier by
+//! `order`, those that only add before others of the same order, then by name, namespace and kind.
 //! Within the tier [`Tier::Namespaced`] every policy of Kubernetes' own kind only adds (order
 //! [`Policy::KUBERNETES_ORDER`]); a pod that any policy of that tier selects for a direction is denied at the
 //! tier's end what no rule accepted. The tiers Admin and Baseline isolate nothing.
@@ -18,18 +19,18 @@ use crate::selector::Selector;
 pub enum PolicyKind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
-    ClusterNetworkPolicy,
+    /// `network.alibabacloud.com` GlobalNetworkPolicy.
+    AckGlobal,
     /// `policy.networking.k8s.io/v1alpha1` AdminNetworkPolicy.
     AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha1` BaselineAdminNetworkPolicy.
     BaselineAdminNetworkPolicy,
     /// `crd.projectcalico.org/v1` GlobalNetworkPolicy.
     CalicoGlobal,
     /// `crd.projectcalico.org/v1` NetworkPolicy.
     CalicoNamespaced,
-    /// `network.alibabacloud.com` GlobalNetworkPolicy.
-    AckGlobal,
 }
 
 impl PolicyKind {
@@ -99,9 +100,11 @@ pub enum Action {
 /// Which namespaces a selector of pods is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NamespaceScope {
+    /// All: there is no condition, so that a pod counts before the object of its namespace is known.
+    Any,
     /// One, by name.
     Own(Arc<str>),
-    /// Those whose labels match.
+    /// Those whose labels match; none before its object is known, even with a selector that matches everything (B4).
     Matching(Arc<Selector>),
 }
 
@@ -112,8 +115,8 @@ pub struct PodScope {
     pub namespaces: NamespaceScope,
     /// Labels.
     pub pods: Arc<Selector>,
-    /// Labels of the service account; everything when the kind has no such condition. A service account without
-    /// an object has no labels but `projectcalico.org/name`.
+    /// Labels of the service account; everything when the kind has no such condition. Before the object of the
+    /// service account is known, anything else matches nothing.
     pub accounts: Arc<Selector>,
 }
 
@@ -227,6 +230,22 @@ impl Policy {
     ///
     /// Source: Calico documentation, "order" of Kubernetes policies: 1000.
     pub const KUBERNETES_ORDER: Order = Order(1_000_000_000);
+
+    /// What policies are sorted by to be in the order of judgement.
+    pub fn place(&self) -> impl Ord + '_ {
+        let adds = matches!(
+            self.id.kind,
+            PolicyKind::NetworkPolicy | PolicyKind::AckGlobal
+        );
+        (
+            self.tier,
+            self.order,
+            !adds,
+            &*self.id.name,
+            &*self.id.namespace,
+            self.id.kind,
+        )
+    }
 
     /// Whether a pod that it selects is isolated by it in the directions it has.
     pub const fn isolates(&self) -> bool {

@@ -4,6 +4,18 @@ use std::sync::Arc;
 
 use crate::labels::Labels;
 
+/// Label that Calico gives to every pod: its namespace.
+pub const NAMESPACE: &str = "projectcalico.org/namespace";
+
+/// Label that Calico gives to every pod: its service account.
+pub const SERVICE_ACCOUNT: &str = "projectcalico.org/serviceaccount";
+
+/// Label that Calico gives to every pod: `k8s`.
+pub const ORCHESTRATOR: &str = "projectcalico.org/orchestrator";
+
+/// Label that Calico gives to every namespace and service account: its name.
+pub const NAME: &str = "projectcalico.org/name";
+
 /// A condition on labels. Canonical when made by [`Selector::all`] and [`Selector::any`]: equal meaning written in
 /// another order is equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
