@@ -14,6 +14,7 @@ pub mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nft_wire::batch::encode_batch;
 use nft_wire::change::Change;
@@ -165,7 +166,7 @@ impl Machine {
             changes.push(Change::AddSet(state.set.clone()));
             changes.push(Change::AddElements(Elements {
                 table: at.clone(),
-                set: state.set.name.clone(),
+                set: Arc::clone(&state.set.name),
                 elements: state.members.elements(),
             }));
         }
@@ -240,3 +241,6 @@ fn by_owner(refusal: Refusal, owners: &[u32]) -> Refusal {
         Refusal::Whole { .. } | Refusal::Bytes(_) => refusal,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,30 +101,24 @@ impl Mutant {
 impl Tamper for Mutant {
     fn documents(&mut self, documents: &[Value]) -> Vec<Value> {
         let mut out = documents.to_vec();
-        match self.mistake {
-            Mistake::EgressNameAtSubject => given::name_at_subject(&mut out),
-            Mistake::NameCrossProduct => given::cross_product(&mut out),
-            _ => {}
+        if self.mistake == Mistake::EgressNameAtSubject {
+            given::name_at_subject(&mut out);
+        }
+        if self.mistake == Mistake::NameCrossProduct {
+            given::cross_product(&mut out);
         }
         out
     }
 
     fn event(&mut self, event: Event) -> Vec<Event> {
-        match self.mistake {
-            Mistake::CountOffByOne => self.pods.off_by_one(event),
-            mistake => vec![given::event(mistake, event)],
+        if self.mistake == Mistake::CountOffByOne {
+            return self.pods.off_by_one(event);
         }
+        vec![given::event(self.mistake, event)]
     }
 
     fn changes(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        match self.mistake {
-            Mistake::IngressV6Forgotten => written::accept_v6_on_arrival(changes),
-            Mistake::EstablishedBeforeMark => written::established_first(changes),
-            Mistake::ResetsEaten => written::resets_eaten(changes),
-            Mistake::DiscoveryWithoutHopLimit => written::any_hop_limit(changes),
-            Mistake::NoteAndDropInOneRule => written::one_rule(changes),
-            _ => changes,
-        }
+        written::changes(self.mistake, changes)
     }
 
     fn joins(&self) -> bool {

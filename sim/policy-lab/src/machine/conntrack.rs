@@ -210,12 +210,12 @@ impl Conntrack {
         self.flows.values()
     }
 
-    /// Sets the bits of `mask` in the mark of the flow with this original tuple. False when there is none.
-    pub fn mark(&mut self, original: &Tuple, mark: u32, mask: u32) -> bool {
+    /// Sets these bits in the mark of the flow with this original tuple. False when there is none.
+    pub fn mark(&mut self, original: &Tuple, value: u32, bits: u32) -> bool {
         let Some(entry) = self.flows.values_mut().find(|e| e.original == *original) else {
             return false;
         };
-        entry.mark = (entry.mark & !mask) | (mark & mask);
+        entry.mark = (entry.mark & !bits) | (value & bits);
         true
     }
 }

@@ -1,6 +1,6 @@
 //! Elements of one set, stored and looked up as the three kinds of sets of the kernel do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nft_wire::element::{Count, Element};
 use nft_wire::key::{Field, Key};
@@ -26,7 +26,7 @@ pub struct Member {
 pub struct Members {
     exact: BTreeMap<Key, Member>,
     starts: BTreeMap<Key, Member>,
-    ends: BTreeMap<Key, ()>,
+    ends: BTreeSet<Key>,
     boxes: Vec<(Key, Key, Member)>,
     /// What dynamic elements counted.
     pub counts: BTreeMap<Key, Count>,
@@ -68,7 +68,7 @@ impl Members {
         }
         let (start, member) = self.starts.range(..=&key).next_back()?;
         match self.ends.range(..=&key).next_back() {
-            Some((end, ())) if end > start => None,
+            Some(end) if end > start => None,
             _ => Some(member),
         }
     }
@@ -90,18 +90,16 @@ impl Members {
             }
             self.boxed(set, &element.key, last)?
         } else if element.interval_end {
-            if self.ends.contains_key(&element.key) {
+            if self.ends.contains(&element.key) {
                 return if exclusive { Err(Errno::Exists) } else { Ok(()) };
             }
-            self.ends.insert(element.key.clone(), ());
+            self.ends.insert(element.key.clone());
             return Ok(());
         } else {
             self.starts.get(&element.key)
         };
         if let Some(there) = there {
-            return if there.verdict != member.verdict {
-                Err(Errno::Busy)
-            } else if exclusive {
+            return if exclusive || there.verdict != member.verdict {
                 Err(Errno::Exists)
             } else {
                 Ok(())
@@ -136,7 +134,7 @@ impl Members {
         let mut open = false;
         let mut all: Vec<(&Key, bool)> = self
             .ends
-            .keys()
+            .iter()
             .map(|key| (key, false))
             .chain(self.starts.keys().map(|key| (key, true)))
             .collect();
@@ -164,8 +162,8 @@ impl Members {
                 .ok_or(Errno::NoEntry)?;
             Some(self.boxes.remove(index).2)
         } else if element.interval_end {
-            self.ends.remove(&element.key).ok_or(Errno::NoEntry)?;
-            return Ok(None);
+            let there = self.ends.remove(&element.key);
+            return if there { Ok(None) } else { Err(Errno::NoEntry) };
         } else {
             self.starts.remove(&element.key)
         };
@@ -189,12 +187,12 @@ impl Members {
     pub fn elements(&self) -> Vec<Element> {
         let leading = |key: &Key, member: &Member| {
             let mut element = Element::member(key.clone());
-            element.verdict = member.verdict.clone();
+            element.verdict.clone_from(&member.verdict);
             element
         };
         let mut out: Vec<Element> = self.exact.iter().map(|(k, m)| leading(k, m)).collect();
         out.extend(self.starts.iter().map(|(k, m)| leading(k, m)));
-        out.extend(self.ends.keys().map(|key| {
+        out.extend(self.ends.iter().map(|key| {
             let mut element = Element::member(key.clone());
             element.interval_end = true;
             element

@@ -4,6 +4,9 @@
 //! its successor of the same name. Each chain has two lists of rules, as in the kernel: one for each parity of the
 //! generation; see [`Tables::phases`].
 
+mod check;
+mod phases;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,9 +22,6 @@ use nft_wire::verdict::Verdict;
 
 use crate::machine::members::{Member, Members};
 use crate::machine::refusal::{Errno, Refusal};
-
-/// The kernel's limit of jumps within each other.
-const JUMPS: usize = 16;
 
 /// A rule with what its names meant when it was added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub struct Tables {
     pub parity: usize,
     /// Counts transactions.
     pub generation: u32,
-    tables: BTreeMap<TableRef, TableState>,
+    by_name: BTreeMap<TableRef, TableState>,
     chains: BTreeMap<u64, Arc<ChainState>>,
     sets: BTreeMap<u64, Arc<SetState>>,
     // Removed while packets may still hold them; only in phases.
@@ -91,7 +91,7 @@ impl Default for Tables {
         Self {
             parity: 0,
             generation: 1,
-            tables: BTreeMap::new(),
+            by_name: BTreeMap::new(),
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
             buried_chains: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Tables {
             .filter_map(|(id, state)| {
                 let base = state.chain.base.as_ref()?;
                 let dormant = self
-                    .tables
+                    .by_name
                     .get(&state.chain.table)
                     .is_some_and(|table| table.table.flags.dormant);
                 let here = base.hook == hook && base.device.as_deref() == device && !dormant;
@@ -145,7 +145,7 @@ impl Tables {
 
     /// All tables.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.tables.values().map(|state| &state.table)
+        self.by_name.values().map(|state| &state.table)
     }
 
     /// All chains with their rules now.
@@ -183,20 +183,20 @@ impl Tables {
     }
 
     fn table_mut(&mut self, at: &TableRef) -> Result<&mut TableState, Fault> {
-        self.tables
+        self.by_name
             .get_mut(at)
             .ok_or_else(|| (Errno::NoEntry, format!("no table {at}")))
     }
 
     fn chain_id(&self, at: &TableRef, name: &str) -> Result<u64, Fault> {
-        self.tables
+        self.by_name
             .get(at)
             .and_then(|table| table.chains.get(name).copied())
             .ok_or_else(|| (Errno::NoEntry, format!("no chain {name} in {at}")))
     }
 
     fn set_id(&self, at: &TableRef, name: &str) -> Result<u64, Fault> {
-        self.tables
+        self.by_name
             .get(at)
             .and_then(|table| table.sets.get(name).copied())
             .ok_or_else(|| (Errno::NoEntry, format!("no set {name} in {at}")))
@@ -218,60 +218,6 @@ impl Tables {
         next.check().map_err(|(errno, what)| Refusal::Whole { errno, what })?;
         next.commit();
         Ok(next)
-    }
-
-    /// What packets can see while the transaction commits: first new base chains are hooked, still empty; then the
-    /// lists of rules of the next generation are in place; then the generation has changed, and with it the elements
-    /// of sets; then what was removed is gone.
-    ///
-    /// # Errors
-    /// As [`Self::after`].
-    pub fn phases(&self, changes: &[Change]) -> Result<Vec<Self>, Refusal> {
-        let mut next = self.after(changes)?;
-        let empty = Arc::new(Laws { version: 0, list: Vec::new() });
-        let mut registered = self.clone();
-        for (id, state) in &next.chains {
-            if !self.chains.contains_key(id) {
-                let mut state = ChainState::clone(state);
-                state.slots = [Arc::clone(&empty), Arc::clone(&empty)];
-                registered.chains.insert(*id, Arc::new(state));
-            }
-        }
-        // Tables decide by their flags whether chains see packets.
-        for (at, table) in &next.tables {
-            registered.tables.entry(at.clone()).or_insert_with(|| table.clone());
-        }
-        let mut published = registered.clone();
-        for (id, state) in &mut published.chains {
-            let state = Arc::make_mut(state);
-            let list = match next.chains.get(id) {
-                Some(after) => Arc::clone(&after.slots[next.parity]),
-                None => Arc::clone(&state.slots[self.parity]),
-            };
-            state.slots[next.parity] = list;
-        }
-        let mut flipped = published.clone();
-        flipped.parity = next.parity;
-        flipped.generation = next.generation;
-        // Packets that hold a removed chain go on in it, and look into removed sets; elements of removed maps are
-        // taken out at once.
-        for (id, state) in &published.chains {
-            if !next.chains.contains_key(id) {
-                next.buried_chains.insert(*id, Arc::clone(state));
-            }
-        }
-        for (id, state) in &self.sets {
-            if !next.sets.contains_key(id) {
-                let mut state = SetState::clone(state);
-                if state.set.kind == Kind::Verdicts {
-                    state.members.clear();
-                }
-                next.buried_sets.insert(*id, Arc::new(state));
-            }
-        }
-        flipped.sets.clone_from(&next.sets);
-        flipped.buried_sets.clone_from(&next.buried_sets);
-        Ok(vec![registered, published, flipped, next])
     }
 
     fn change(&mut self, change: &Change) -> Result<(), Fault> {
@@ -319,7 +265,7 @@ impl Tables {
     }
 
     fn add_table(&mut self, table: &Table, exclusive: bool) -> Result<(), Fault> {
-        if let Some(there) = self.tables.get_mut(&table.at) {
+        if let Some(there) = self.by_name.get_mut(&table.at) {
             if exclusive {
                 return fault(Errno::Exists, "the table exists");
             }
@@ -331,12 +277,12 @@ impl Tables {
             chains: BTreeMap::new(),
             sets: BTreeMap::new(),
         };
-        self.tables.insert(table.at.clone(), state);
+        self.by_name.insert(table.at.clone(), state);
         Ok(())
     }
 
     fn delete_table(&mut self, at: &TableRef) -> Result<(), Fault> {
-        let Some(table) = self.tables.remove(at) else {
+        let Some(table) = self.by_name.remove(at) else {
             return fault(Errno::NoEntry, "no such table");
         };
         for id in table.chains.values().chain(table.sets.values()) {
@@ -373,7 +319,7 @@ impl Tables {
                 (None, Some(_)) => fault(Errno::Exists, "the chain has no hook"),
             };
         }
-        table.chains.insert(chain.name.clone(), id);
+        table.chains.insert(Name::clone(&chain.name), id);
         let empty = Arc::new(Laws { version: 0, list: Vec::new() });
         let state = ChainState {
             chain: chain.clone(),
@@ -534,7 +480,7 @@ impl Tables {
         if set.key.is_empty() || nft_wire::key::key_len(&set.key) > nft_wire::key::KEY_MAX {
             return fault(Errno::Invalid, "no such key");
         }
-        table.sets.insert(set.name.clone(), id);
+        table.sets.insert(Name::clone(&set.name), id);
         let state = SetState {
             set: set.clone(),
             members: Members::default(),
@@ -608,66 +554,6 @@ impl Tables {
                 .remove(set, element)
                 .map_err(|errno| (errno, format!("element {:?}", element.key)))?;
             self.release(target);
-        }
-        Ok(())
-    }
-
-    /// What the kernel checks of the whole: no circles, no too deep jumps, rejects where they are legal, ranges that
-    /// do not overlap.
-    fn check(&self) -> Result<(), Fault> {
-        for set in self.sets.values() {
-            if set.set.flags.interval && set.set.key.len() == 1 && !set.members.ranges_take_turns() {
-                return fault(Errno::Exists, format!("ranges of {} overlap", set.set.name));
-            }
-        }
-        let mut seen = BTreeMap::new();
-        for (id, state) in &self.chains {
-            if let Some(base) = &state.chain.base {
-                self.walk(*id, base.hook, 0, &mut seen)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Follows jumps; `seen` has the deepest level at which a chain was walked for a hook.
-    fn walk(
-        &self,
-        id: u64,
-        hook: Hook,
-        depth: usize,
-        seen: &mut BTreeMap<(u64, Hook), usize>,
-    ) -> Result<(), Fault> {
-        if depth > JUMPS {
-            return fault(Errno::Deep, "jumps too deep, or in a circle");
-        }
-        if seen.get(&(id, hook)).is_some_and(|deepest| *deepest >= depth) {
-            return Ok(());
-        }
-        seen.insert((id, hook), depth);
-        for law in self.rules(id) {
-            for (expr, refers) in law.rule.exprs.iter().zip(&law.refers) {
-                match expr {
-                    Expr::Reject(_) if !matches!(hook, Hook::Input | Hook::Forward | Hook::Output | Hook::Prerouting) => {
-                        return fault(Errno::Unsupported, "reject at this hook");
-                    }
-                    Expr::Verdict(_) => {
-                        if let Some(target) = refers {
-                            self.walk(*target, hook, depth + 1, seen)?;
-                        }
-                    }
-                    Expr::Vmap { .. } => {
-                        let map = refers.and_then(|id| self.sets.get(&id));
-                        let mut targets: Vec<u64> =
-                            map.into_iter().flat_map(|m| m.members.targets()).collect();
-                        targets.sort_unstable();
-                        targets.dedup();
-                        for target in targets {
-                            self.walk(target, hook, depth + 1, seen)?;
-                        }
-                    }
-                    _ => {}
-                }
-            }
         }
         Ok(())
     }

@@ -5,17 +5,19 @@
 //! packet keeps the parity of the generation that it read at the start of the base chain; lookups in sets always use
 //! the present generation. That difference is what a badly ordered change leaks through.
 
+mod load;
+
 use std::sync::Arc;
 
 use nft_wire::chain::{Hook, Policy};
 use nft_wire::expr::{
-    ByteorderOp, CmpOp, CtKey, DynsetOp, Expr, FlowDirection, MetaKey, PayloadBase, Register, Reject,
+    ByteorderOp, CmpOp, CtKey, DynsetOp, Expr, Register, Reject,
 };
-use nft_wire::key::{ifname, key_len};
+use nft_wire::key::key_len;
 use nft_wire::name::Name;
 use nft_wire::verdict::Verdict;
 
-use crate::machine::conntrack::{Conntrack, Sight, Tuple, state};
+use crate::machine::conntrack::{Conntrack, Sight};
 use crate::machine::packet::{Packet, Path};
 use crate::machine::tables::{Laws, Tables};
 
@@ -249,9 +251,7 @@ impl Walk {
     fn enter(&mut self, tables: &Tables, chain: u64) -> Option<Fate> {
         self.entering = None;
         // A chain that is gone is still in the memory of those that hold it, with no rules of this generation.
-        let Some(state) = tables.chain(chain) else {
-            return None;
-        };
+        let state = tables.chain(chain)?;
         let parity = self.parity.unwrap_or(tables.parity);
         self.trail.push(Arc::clone(&state.chain.name));
         let laws = Arc::clone(state.slots.get(parity).unwrap_or(&state.slots[0]));
@@ -384,37 +384,11 @@ impl Walk {
                 offset,
                 len,
                 to,
-            } => {
-                let header = match base {
-                    PayloadBase::LinkLayer => self.packet.link_header(),
-                    PayloadBase::Network => {
-                        let mut all = self.packet.network_header();
-                        all.extend(self.packet.transport_header());
-                        all
-                    }
-                    PayloadBase::Transport => self.packet.transport_header(),
-                };
-                let (Ok(offset), Ok(len)) = (usize::try_from(*offset), usize::try_from(*len)) else {
-                    return Next::Rule;
-                };
-                match header.get(offset..offset.saturating_add(len)) {
-                    Some(data) => self.load(*to, &data.to_vec()),
-                    None => Next::Rule,
-                }
-            }
-            Expr::Cmp { op, from, data } => {
-                let left = self.bytes(*from, data.len());
-                let right = data.as_slice();
-                let left = left.as_slice();
-                yes(match op {
-                    CmpOp::Eq => left == right,
-                    CmpOp::Neq => left != right,
-                    CmpOp::Lt => left < right,
-                    CmpOp::Lte => left <= right,
-                    CmpOp::Gt => left > right,
-                    CmpOp::Gte => left >= right,
-                })
-            }
+            } => match self.payload(*base, *offset, *len) {
+                Some(data) => self.load(*to, &data),
+                None => Next::Rule,
+            },
+            Expr::Cmp { op, from, data } => yes(compare(*op, &self.bytes(*from, data.len()), data)),
             Expr::Range {
                 inverted,
                 from,
@@ -511,95 +485,19 @@ impl Walk {
         self.effects.push(Effect::Element(id, key, op));
         yes(!inverted)
     }
-
-    fn meta(&self, key: MetaKey) -> Option<Vec<u8>> {
-        Some(match key {
-            MetaKey::Length => 60_u32.to_ne_bytes().to_vec(),
-            MetaKey::Protocol => self.packet.ether_type().to_be_bytes().to_vec(),
-            MetaKey::Mark | MetaKey::Cpu => vec![0; 4],
-            MetaKey::Iif => index(self.path.from()).to_ne_bytes().to_vec(),
-            MetaKey::Oif => index(self.path.to()).to_ne_bytes().to_vec(),
-            MetaKey::Iifname => ifname(self.path.from().unwrap_or("")).to_vec(),
-            MetaKey::Oifname => {
-                // The output interface is not known before routing.
-                let known = !matches!(
-                    self.stages.get(self.stage.saturating_sub(1)),
-                    Some(Stage::Ingress | Stage::Hook(Hook::Prerouting))
-                );
-                ifname(self.path.to().filter(|_| known).unwrap_or("")).to_vec()
-            }
-            MetaKey::Nfproto => vec![if self.packet.source.is_ipv4() { 2 } else { 10 }],
-            MetaKey::L4proto => vec![self.packet.protocol],
-            MetaKey::Pkttype | MetaKey::Nftrace => vec![0],
-            MetaKey::Iiftype => 1_u16.to_ne_bytes().to_vec(),
-            MetaKey::Skuid => return None,
-        })
-    }
-
-    fn ct(
-        &self,
-        around: Surroundings<'_>,
-        key: CtKey,
-        direction: Option<FlowDirection>,
-    ) -> Option<Vec<u8>> {
-        // There is no connection tracking at the ingress of a device.
-        let sight = self.sight?;
-        if key == CtKey::State {
-            return Some(sight.state.to_ne_bytes().to_vec());
-        }
-        if matches!(sight.state, state::INVALID | state::UNTRACKED) {
-            return None;
-        }
-        let entry = sight.flow.and_then(|id| around.conntrack.flow(id));
-        let tuple = match (entry, direction) {
-            (Some(entry), Some(FlowDirection::Reply)) => entry.reply.clone(),
-            (Some(entry), _) => entry.original.clone(),
-            (None, Some(FlowDirection::Reply)) => Tuple::of(&self.packet).reversed(),
-            (None, _) => Tuple::of(&self.packet),
-        };
-        let address = |address: std::net::IpAddr, four: bool| match address {
-            std::net::IpAddr::V4(a) if four => Some(a.octets().to_vec()),
-            std::net::IpAddr::V6(a) if !four => Some(a.octets().to_vec()),
-            _ => None,
-        };
-        match key {
-            CtKey::State => None,
-            CtKey::Mark => Some(sight.mark.to_ne_bytes().to_vec()),
-            CtKey::Direction => Some(vec![u8::from(sight.reply)]),
-            CtKey::Status => {
-                let translated = around.translated.is_some()
-                    || entry.is_some_and(|e| e.original.reversed() != e.reply);
-                let bits = if entry.is_some() { 8_u32 } else { 0 }
-                    | if entry.is_some_and(|e| e.replied) { 2 } else { 0 }
-                    | if translated { 0x20 } else { 0 };
-                Some(bits.to_ne_bytes().to_vec())
-            }
-            CtKey::L3protocol => Some(vec![if tuple.source.is_ipv4() { 2 } else { 10 }]),
-            CtKey::Protocol => Some(vec![tuple.protocol]),
-            CtKey::ProtoSource => Some(tuple.source_port.to_be_bytes().to_vec()),
-            CtKey::ProtoDestination => Some(tuple.destination_port.to_be_bytes().to_vec()),
-            CtKey::Zone => Some(vec![0, 0]),
-            CtKey::SourceV4 => address(tuple.source, true),
-            CtKey::DestinationV4 => address(tuple.destination, true),
-            CtKey::SourceV6 => address(tuple.source, false),
-            CtKey::DestinationV6 => address(tuple.destination, false),
-            CtKey::Expiration | CtKey::Id => Some(vec![0; 4]),
-        }
-    }
 }
 
 const fn yes(matches: bool) -> Next {
     if matches { Next::Expr } else { Next::Rule }
 }
 
-/// A made-up index of an interface: 0 for none, 1 for the loopback.
-fn index(name: Option<&str>) -> u32 {
-    match name {
-        None => 0,
-        Some("lo") => 1,
-        Some(name) => name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-            | 0x100,
+fn compare(op: CmpOp, left: &[u8], right: &[u8]) -> bool {
+    match op {
+        CmpOp::Eq => left == right,
+        CmpOp::Neq => left != right,
+        CmpOp::Lt => left < right,
+        CmpOp::Lte => left <= right,
+        CmpOp::Gt => left > right,
+        CmpOp::Gte => left >= right,
     }
 }

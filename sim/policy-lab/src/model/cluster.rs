@@ -135,7 +135,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn of(documents: &[Value], tamper: &mut dyn Tamper) -> Result<Self, Trouble> {
+    pub fn of(documents: &[Value], tamper: &mut dyn Tamper) -> Result<Self, Box<Trouble>> {
         let mut cluster = Self::new();
         cluster.fill(documents, tamper)?;
         Ok(cluster)
@@ -145,7 +145,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn fill(&mut self, documents: &[Value], tamper: &mut dyn Tamper) -> Result<(), Trouble> {
+    pub fn fill(&mut self, documents: &[Value], tamper: &mut dyn Tamper) -> Result<(), Box<Trouble>> {
         self.list(documents, tamper);
         self.settle(tamper)
     }
@@ -229,7 +229,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn settle(&mut self, tamper: &mut dyn Tamper) -> Result<(), Trouble> {
+    pub fn settle(&mut self, tamper: &mut dyn Tamper) -> Result<(), Box<Trouble>> {
         self.settle_seen(tamper, &mut |_, _| ())
     }
 
@@ -241,7 +241,7 @@ impl Cluster {
         &mut self,
         tamper: &mut dyn Tamper,
         seen: &mut dyn FnMut(&Node, &[Change]),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Box<Trouble>> {
         for node in &mut self.nodes {
             node.settle(tamper, seen)?;
         }
@@ -286,7 +286,7 @@ impl Node {
         &mut self,
         tamper: &mut dyn Tamper,
         seen: &mut dyn FnMut(&Self, &[Change]),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), Box<Trouble>> {
         for _ in 0..STEPS {
             for target in self.engine.unknown_targets() {
                 adopt(&mut self.engine, &self.machine, &target);
@@ -322,13 +322,13 @@ impl Node {
                     if !tamper.joins() {
                         self.engine.failed(step, Failure::Whole { errno: 22 });
                     }
-                    return Err(trouble);
+                    return Err(Box::new(trouble));
                 }
             }
         }
-        Err(Trouble::Endless {
+        Err(Box::new(Trouble::Endless {
             node: self.name.clone(),
-        })
+        }))
     }
 
     /// What the node's kernel holds, in an order that does not depend on history: a line for each chain, rule, set and

@@ -22,7 +22,7 @@ const SCENES: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// The connection; `None` when something else than a verdict is wrong.
-    pub probe: Option<Probe>,
+    pub probe: Option<Box<Probe>>,
     /// Both sides' reasons.
     pub text: String,
 }
@@ -75,10 +75,9 @@ pub fn question(probe: &Probe) -> oracle::Probe {
         Payload::Tcp(port) => (oracle::Protocol::Tcp, port),
         Payload::Udp(port) => (oracle::Protocol::Udp, port),
         Payload::Sctp(port) => (oracle::Protocol::Sctp, port),
-        Payload::Echo => (oracle::Protocol::Icmp, 0),
         Payload::Neighbour(255) => (oracle::Protocol::NeighbourDiscovery, 0),
-        // Not from this link: an ICMPv6 message like any other.
-        Payload::Neighbour(_) => (oracle::Protocol::Icmp, 0),
+        // With another hop limit not from this link: an ICMPv6 message like any other.
+        Payload::Echo | Payload::Neighbour(_) => (oracle::Protocol::Icmp, 0),
         Payload::Other(protocol) => (oracle::Protocol::Other(protocol), 0),
     };
     oracle::Probe::new(end(&probe.source), end(&probe.destination), protocol, port).from_port(40_000)
@@ -164,7 +163,7 @@ pub fn one(cluster: &Cluster, oracle: &Oracle, probe: &Probe, tally: &mut Tally)
     text.push_str(&trail);
     write_line(&mut text, &format!(" engine.judge: egress {egress:?} ingress {ingress:?}"));
     Some(Mismatch {
-        probe: Some(probe.clone()),
+        probe: Some(Box::new(probe.clone())),
         text,
     })
 }
@@ -180,7 +179,7 @@ pub fn world(
     tamper: &mut dyn Tamper,
     tally: &mut Tally,
 ) -> Result<(), Mismatch> {
-    let cluster = Cluster::of(documents, tamper).map_err(troubled)?;
+    let cluster = Cluster::of(documents, tamper)?;
     let oracle = Oracle::from_documents(documents.iter().cloned());
     let mut dice = Dice::new(seed ^ 0x9b0b_e5ed);
     let places = probes::places(documents);
@@ -198,11 +197,12 @@ pub fn world(
     Ok(())
 }
 
-/// A trouble as a mismatch.
-pub fn troubled(trouble: Trouble) -> Mismatch {
-    Mismatch {
-        probe: None,
-        text: trouble.to_string(),
+impl From<Box<Trouble>> for Mismatch {
+    fn from(trouble: Box<Trouble>) -> Self {
+        Self {
+            probe: None,
+            text: trouble.to_string(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::model::cluster::{Cluster, Node};
-use crate::model::compare::{Mismatch, Tally, one, packet, question, troubled};
+use crate::model::compare::{Mismatch, Tally, one, packet, question};
 use crate::model::tamper::{Honest, Tamper};
 use crate::random::dice::Dice;
 use crate::random::events::Happening;
@@ -40,7 +40,7 @@ pub fn play(
 ) -> Result<(), Mismatch> {
     let mut dice = Dice::new(seed ^ 0x0123_4567);
     let mut cluster = Cluster::new();
-    cluster.fill(&[], tamper).map_err(troubled)?;
+    cluster.fill(&[], tamper)?;
     let bare = contents(&cluster);
     let mut rest = happenings;
     let mut number = 0;
@@ -59,10 +59,10 @@ pub fn play(
     for document in left {
         cluster.happen(&Happening::Gone(document), tamper);
         if dice.chance(30) {
-            cluster.settle(tamper).map_err(troubled)?;
+            cluster.settle(tamper)?;
         }
     }
-    cluster.settle(tamper).map_err(troubled)?;
+    cluster.settle(tamper)?;
     differ("after everything was deleted", &bare, &contents(&cluster))
 }
 
@@ -87,8 +87,7 @@ fn round(
                     .or_insert_with(|| vec![node.machine.clone()])
                     .extend(phases);
             }
-        })
-        .map_err(troubled)?;
+        })?;
     let oracle = Oracle::from_documents(cluster.documents.iter().cloned());
     let places = probes::places(&cluster.documents);
     let probes = probes::some(dice, &places, looks.probes);
@@ -106,7 +105,7 @@ fn round(
     }
     if looks.content {
         tally.states += 1;
-        let fresh = Cluster::of(&cluster.documents, &mut Honest).map_err(troubled)?;
+        let fresh = Cluster::of(&cluster.documents, &mut Honest)?;
         differ("incremental and from scratch", &contents(&fresh), &contents(cluster))?;
     }
     Ok(())

@@ -21,11 +21,10 @@ pub fn event(mistake: Mistake, event: Event) -> Event {
         return event;
     };
     match &mut object {
-        Object::Pod(pod) => match mistake {
-            Mistake::FinishedKept => pod.finished = false,
-            Mistake::HostNetworkIsPeer => pod.host_network = false,
-            _ => {}
-        },
+        Object::Pod(pod) => {
+            pod.finished &= mistake != Mistake::FinishedKept;
+            pod.host_network &= mistake != Mistake::HostNetworkIsPeer;
+        }
         Object::Policy(policy) => self::policy(mistake, policy),
         Object::Namespace(_) | Object::Node(_) | Object::ServiceAccount(_) => {}
     }

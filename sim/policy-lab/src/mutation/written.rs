@@ -7,10 +7,32 @@ use nft_wire::expr::{CmpOp, CtKey, Expr, MetaKey, PayloadBase, Register};
 use nft_wire::rule::Rule;
 use nft_wire::verdict::Verdict;
 
+use crate::mutation::Mistake;
+
+type Rewrite = fn(Vec<Change>) -> Vec<Change>;
+
+/// The transaction as somebody writes it who makes the mistake.
+pub fn changes(mistake: Mistake, changes: Vec<Change>) -> Vec<Change> {
+    let rewrite: [(Mistake, Rewrite); 5] = [
+        (Mistake::IngressV6Forgotten, accept_v6_on_arrival),
+        (Mistake::EstablishedBeforeMark, established_first),
+        (Mistake::ResetsEaten, resets_eaten),
+        (Mistake::DiscoveryWithoutHopLimit, any_hop_limit),
+        (Mistake::NoteAndDropInOneRule, one_rule),
+    ];
+    match rewrite.iter().find(|(of, _)| *of == mistake) {
+        Some((_, rewrite)) => rewrite(changes),
+        None => changes,
+    }
+}
+
 fn rules_of(changes: &mut [Change]) -> impl Iterator<Item = &mut Rule> {
-    changes.iter_mut().filter_map(|change| match change {
-        Change::AddRule(rule) | Change::InsertRule(rule) => Some(rule),
-        _ => None,
+    changes.iter_mut().filter_map(|change| {
+        if let Change::AddRule(rule) = change {
+            Some(rule)
+        } else {
+            None
+        }
     })
 }
 
@@ -25,7 +47,7 @@ fn accepts(rule: &Rule) -> bool {
 }
 
 /// The chain that judges arrivals begins with a rule that accepts IPv6.
-pub fn accept_v6_on_arrival(changes: Vec<Change>) -> Vec<Change> {
+fn accept_v6_on_arrival(changes: Vec<Change>) -> Vec<Change> {
     let mut out = Vec::with_capacity(changes.len());
     let mut done = false;
     for change in changes {
@@ -54,7 +76,7 @@ pub fn accept_v6_on_arrival(changes: Vec<Change>) -> Vec<Change> {
 }
 
 /// In each base chain the rule that accepts established flows comes before the one that looks at the mark.
-pub fn established_first(changes: Vec<Change>) -> Vec<Change> {
+fn established_first(changes: Vec<Change>) -> Vec<Change> {
     let mut out: Vec<Change> = Vec::with_capacity(changes.len());
     for change in changes {
         let Change::AddRule(rule) = &change else {
@@ -90,7 +112,7 @@ pub fn established_first(changes: Vec<Change>) -> Vec<Change> {
 }
 
 /// The output chain judges resets of revoked flows like everything else of them.
-pub fn resets_eaten(mut changes: Vec<Change>) -> Vec<Change> {
+fn resets_eaten(mut changes: Vec<Change>) -> Vec<Change> {
     // The exemption is a rule that accepts, or a condition on the flags in front of the jump.
     changes.retain(|change| {
         !matches!(change, Change::AddRule(rule)
@@ -127,7 +149,7 @@ fn reads_flags(rule: &Rule) -> bool {
 }
 
 /// Conditions on the hop limit of IPv6 are left out.
-pub fn any_hop_limit(mut changes: Vec<Change>) -> Vec<Change> {
+fn any_hop_limit(mut changes: Vec<Change>) -> Vec<Change> {
     for rule in rules_of(&mut changes) {
         let at = rule.exprs.iter().position(|expr| {
             matches!(
@@ -148,24 +170,22 @@ pub fn any_hop_limit(mut changes: Vec<Change>) -> Vec<Change> {
 }
 
 /// The drop stands behind the note of the denied flow, in the same rule.
-pub fn one_rule(changes: Vec<Change>) -> Vec<Change> {
+fn one_rule(changes: Vec<Change>) -> Vec<Change> {
     let mut out = Vec::with_capacity(changes.len());
     let mut drop_of: Option<Arc<str>> = None;
     for change in changes {
-        match change {
-            Change::AddRule(mut rule)
-                if rule.exprs.iter().any(|e| matches!(e, Expr::Dynset { .. })) =>
-            {
-                rule.exprs.push(Expr::Verdict(Verdict::Drop));
-                drop_of = Some(Arc::clone(&rule.chain));
-                out.push(Change::AddRule(rule));
-            }
-            Change::AddRule(rule)
-                if drop_of.as_ref() == Some(&rule.chain)
-                    && rule.exprs.contains(&Expr::Verdict(Verdict::Drop))
-                    && !rule.exprs.iter().any(|e| matches!(e, Expr::Dynset { .. })) => {}
-            other => out.push(other),
+        let Change::AddRule(mut rule) = change else {
+            out.push(change);
+            continue;
+        };
+        let drops = rule.exprs.contains(&Expr::Verdict(Verdict::Drop));
+        if rule.exprs.iter().any(|e| matches!(e, Expr::Dynset { .. })) {
+            rule.exprs.push(Expr::Verdict(Verdict::Drop));
+            drop_of = Some(Arc::clone(&rule.chain));
+        } else if drops && drop_of.as_ref() == Some(&rule.chain) {
+            continue;
         }
+        out.push(Change::AddRule(rule));
     }
     out
 }
