@@ -132,3 +132,6 @@ pub fn open(origin: Origin, tasks: &Tasks) -> Result<Feed, FolderError> {
     }
     Ok(feed)
 }
+
+#[cfg(test)]
+mod tests;

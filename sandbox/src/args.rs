@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::options::{Latency, Store};
+use crate::options::{Latency, PolicyFeed, Store};
 
 /// A cluster on one machine.
 #[derive(Debug, Clone, Parser)]
@@ -43,6 +43,12 @@ pub struct UpArgs {
     /// ADDs and DELs that are timed.
     #[arg(long, default_value_t = 201)]
     pub churn: usize,
+    /// Neither policy agents nor policies.
+    #[arg(long)]
+    pub no_policy: bool,
+    /// Where policy agents learn what is in the cluster.
+    #[arg(long, value_enum, default_value_t = PolicyFeedArg::Folder)]
+    pub policy_feed: PolicyFeedArg,
     /// Where the run's folder is made.
     #[arg(long)]
     pub run_root: Option<PathBuf>,
@@ -71,6 +77,24 @@ impl From<StoreArg> for Store {
             StoreArg::Memory => Self::Memory,
             StoreArg::Redb => Self::Redb,
             StoreArg::Etcd => Self::Etcd,
+        }
+    }
+}
+
+/// [`PolicyFeed`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyFeedArg {
+    /// Each watches the folder of manifests.
+    Folder,
+    /// One relay watches it for all.
+    Relay,
+}
+
+impl From<PolicyFeedArg> for PolicyFeed {
+    fn from(arg: PolicyFeedArg) -> Self {
+        match arg {
+            PolicyFeedArg::Folder => Self::Folder,
+            PolicyFeedArg::Relay => Self::Relay,
         }
     }
 }

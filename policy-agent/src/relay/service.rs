@@ -1,6 +1,5 @@
 //! The process of the relay: documents in, frames out.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -11,11 +10,11 @@ use mesh::server::rpc_metrics::RpcMetrics;
 use mesh::server::{Address, Bound};
 use mesh::tasks::Tasks;
 use policy_core::object::{Event, Object, ObjectKey};
-use policy_core::policy::{PolicyId, Problem};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tonic::service::Routes;
 
+use crate::notices::{Notices, Role, Sink};
 use crate::relay::server::Server;
 use crate::relay::source::{Limits, Source};
 use crate::relay::wire;
@@ -66,7 +65,7 @@ pub fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
         server: server.clone(),
         gauges,
         synced,
-        named: HashMap::new(),
+        notices: Notices::new(Role::Speaker, Sink::default()),
     };
     let stopping = tasks.stopping();
     tasks.spawn("relay source", async move {
@@ -115,8 +114,7 @@ struct Watcher {
     server: Server,
     gauges: Gauges,
     synced: watch::Sender<bool>,
-    /// Problems that were named, so that each is named once.
-    named: HashMap<PolicyId, Vec<Problem>>,
+    notices: Notices,
 }
 
 impl Watcher {
@@ -127,12 +125,12 @@ impl Watcher {
                 batch = changes.next() => {
                     let Some(batch) = batch else { return };
                     self.source.publish(&batch.changes, mesh::clock::wall_ms());
-                    for change in &batch.changes {
-                        self.name_problems(change);
-                    }
+                    batch.changes.iter().for_each(|change| self.note(change));
                     if batch.synced {
                         self.source.set_synced();
                         self.synced.send_replace(true);
+                        // Agents behind a relay say nothing of malformed policies.
+                        drop(self.notices.say());
                     }
                 }
                 _ = look.tick() => {
@@ -144,22 +142,11 @@ impl Watcher {
         }
     }
 
-    /// Says once for the whole cluster what is wrong in a policy.
-    fn name_problems(&mut self, change: &Change) {
+    /// Remembers what is wrong in a policy, to say it once for the whole cluster.
+    fn note(&mut self, change: &Change) {
         match wire::event(change) {
-            Some(Event::Upsert(Object::Policy(policy))) => {
-                if policy.problems.is_empty() {
-                    self.named.remove(&policy.id);
-                } else if self.named.get(&policy.id) != Some(&policy.problems) {
-                    for problem in &policy.problems {
-                        tracing::warn!(policy = %policy.id, field = problem.field, why = problem.why, "malformed policy");
-                    }
-                    self.named.insert(policy.id, policy.problems);
-                }
-            }
-            Some(Event::Delete(ObjectKey::Policy(id))) => {
-                self.named.remove(&id);
-            }
+            Some(Event::Upsert(Object::Policy(policy))) => self.notices.policy(&policy),
+            Some(Event::Delete(ObjectKey::Policy(id))) => self.notices.policy_gone(&id),
             Some(_) | None => {}
         }
     }
