@@ -43,12 +43,9 @@ pub struct UpArgs {
     /// ADDs and DELs that are timed.
     #[arg(long, default_value_t = 201)]
     pub churn: usize,
-    /// Neither policy agents nor policies.
-    #[arg(long)]
-    pub no_policy: bool,
     /// Where policy agents learn what is in the cluster.
-    #[arg(long, value_enum, default_value_t = PolicyFeedArg::Folder)]
-    pub policy_feed: PolicyFeedArg,
+    #[arg(long, value_enum, default_value_t = PolicyArg::Folder)]
+    pub policy: PolicyArg,
     /// Where the run's folder is made.
     #[arg(long)]
     pub run_root: Option<PathBuf>,
@@ -81,20 +78,23 @@ impl From<StoreArg> for Store {
     }
 }
 
-/// [`PolicyFeed`] on the command line.
+/// [`PolicyFeed`], or none, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PolicyFeedArg {
+pub enum PolicyArg {
+    /// There are none, and no policies.
+    Off,
     /// Each watches the folder of manifests.
     Folder,
     /// One relay watches it for all.
     Relay,
 }
 
-impl From<PolicyFeedArg> for PolicyFeed {
-    fn from(arg: PolicyFeedArg) -> Self {
+impl From<PolicyArg> for Option<PolicyFeed> {
+    fn from(arg: PolicyArg) -> Self {
         match arg {
-            PolicyFeedArg::Folder => Self::Folder,
-            PolicyFeedArg::Relay => Self::Relay,
+            PolicyArg::Off => None,
+            PolicyArg::Folder => Some(PolicyFeed::Folder),
+            PolicyArg::Relay => Some(PolicyFeed::Relay),
         }
     }
 }

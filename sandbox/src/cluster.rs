@@ -161,10 +161,10 @@ impl Cluster {
         let etcd = (self.options.store == Store::Etcd).then_some(Service::Etcd);
         let ipam = (1..=self.options.ipam_replicas).map(Service::Ipam);
         let policy = self.options.policy;
-        let relay = policy && self.options.policy_feed == PolicyFeed::Relay;
-        let relay = relay.then_some(Service::Relay);
+        let relay = (policy == Some(PolicyFeed::Relay)).then_some(Service::Relay);
         let nodes = 1..=self.nodes.len();
-        let policies = nodes.clone().filter(|_| policy).map(Service::Policy);
+        let policies = nodes.clone().filter(|_| policy.is_some());
+        let policies = policies.map(Service::Policy);
         let agents = nodes.map(Service::Agent);
         let central = etcd.into_iter().chain([Service::Gateway]).chain(ipam);
         central.chain(relay).chain(policies).chain(agents).collect()

@@ -131,10 +131,8 @@ pub struct ClusterOptions {
     pub pool_max: u32,
     /// How long an address rests before another node gets it.
     pub cooldown: Duration,
-    /// Whether there are policy agents, and pods wait for their policy.
-    pub policy: bool,
-    /// Where policy agents learn what is in the cluster.
-    pub policy_feed: PolicyFeed,
+    /// Where policy agents learn what is in the cluster. Without it there are none, and pods wait for no policy.
+    pub policy: Option<PolicyFeed>,
     /// Environment of single processes, such as armed crash points. They do not survive a restart.
     pub env: BTreeMap<Service, Vec<(String, String)>>,
     /// Overrides of configuration keys of single processes, such as `("timing.reconcile_every", "1000")`. They
@@ -167,8 +165,7 @@ impl Default for ClusterOptions {
             pool_min: 5,
             pool_max: 15,
             cooldown: Duration::from_secs(2),
-            policy: false,
-            policy_feed: PolicyFeed::default(),
+            policy: None,
             env: BTreeMap::new(),
             set: BTreeMap::new(),
             bin_dir: None,

@@ -151,7 +151,7 @@ impl Inputs<'_> {
             "ipam": {"replicas": ipam},
             "pool": {"reuse_after_ms": REUSE_AFTER_MS},
             "policy": {
-                "enabled": self.options.policy,
+                "enabled": self.options.policy.is_some(),
                 "socket": self.run.policy_socket(node),
                 "owner_socket": self.run.owner_socket(node),
             },
@@ -163,7 +163,7 @@ impl Inputs<'_> {
     /// The file of a policy agent.
     pub fn policy(&self, node: usize, node_name: &str) -> Value {
         let service = Service::Policy(node);
-        let feed = match self.options.policy_feed {
+        let feed = match self.options.policy.unwrap_or_default() {
             PolicyFeed::Folder => json!({"manifests": self.run.manifests()}),
             PolicyFeed::Relay => json!({"relays": [host_port(self.services_ip, RELAY_GRPC)]}),
         };

@@ -96,8 +96,7 @@ fn options(args: &UpArgs) -> ClusterOptions {
         run_root: args.run_root.clone(),
         keep_files: args.keep,
         bin_dir: args.bin_dir.clone(),
-        policy: !args.no_policy,
-        policy_feed: args.policy_feed.into(),
+        policy: args.policy.into(),
         ..ClusterOptions::default()
     }
 }
@@ -175,7 +174,7 @@ async fn prove<W: Write>(
     show_pods(cluster, &pods, &inputs, report);
     show_owners(cluster, report).await?;
     check_reachability(cluster, &pods, report).await?;
-    if cluster.options.policy {
+    if cluster.options.policy.is_some() {
         check_policy(cluster, report).await?;
     }
     if args.churn > 0 {

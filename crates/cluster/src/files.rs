@@ -45,14 +45,14 @@ pub struct Files<T> {
     notify: EventStream<[u8; 4096]>,
     every: Interval,
     hashes: RandomState,
-    files: BTreeMap<PathBuf, FileState<T>>,
+    known: BTreeMap<PathBuf, FileState<T>>,
 }
 
 impl<T> std::fmt::Debug for Files<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Files")
             .field("path", &self.path)
-            .field("files", &self.files.len())
+            .field("files", &self.known.len())
             .finish_non_exhaustive()
     }
 }
@@ -137,7 +137,7 @@ impl<T> Files<T> {
             notify,
             every,
             hashes: RandomState::new(),
-            files: BTreeMap::new(),
+            known: BTreeMap::new(),
         })
     }
 
@@ -175,10 +175,10 @@ impl<T> Files<T> {
             }
         };
         // Both are sorted: what is no longer listed goes.
-        self.files
+        self.known
             .retain(|path, _| paths.binary_search(path).is_ok());
         for path in paths {
-            let state = self.files.entry(path.clone()).or_default();
+            let state = self.known.entry(path.clone()).or_default();
             match state.read(&path) {
                 Ok(None) => {}
                 Ok(Some(text)) => {
@@ -189,7 +189,7 @@ impl<T> Files<T> {
                 }
                 // Deleted since it was listed: gone, as if it had never been on the list.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.files.remove(&path);
+                    self.known.remove(&path);
                 }
                 Err(error) => {
                     state.settled = false;
@@ -202,12 +202,12 @@ impl<T> Files<T> {
 
     /// Everything that the files say, by file name and then by place in the file.
     pub fn documents(&self) -> impl Iterator<Item = &T> {
-        self.files.values().flat_map(|file| &file.documents)
+        self.known.values().flat_map(|file| &file.documents)
     }
 
     /// As [`Files::documents`], with the file of each, to take parts out.
     pub fn documents_mut(&mut self) -> impl Iterator<Item = (&Path, &mut T)> {
-        self.files.iter_mut().flat_map(|(path, file)| {
+        self.known.iter_mut().flat_map(|(path, file)| {
             let path = path.as_path();
             file.documents.iter_mut().map(move |one| (path, one))
         })
@@ -215,7 +215,7 @@ impl<T> Files<T> {
 
     /// Makes the next look read a file again even if it has not changed.
     pub fn forget(&mut self, path: &Path) {
-        if let Some(state) = self.files.get_mut(path) {
+        if let Some(state) = self.known.get_mut(path) {
             state.settled = false;
             state.text = None;
         }
@@ -223,12 +223,12 @@ impl<T> Files<T> {
 
     /// How many files there are.
     pub fn len(&self) -> usize {
-        self.files.len()
+        self.known.len()
     }
 
     /// Whether there is no file.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
+        self.known.is_empty()
     }
 }
 
