@@ -1,6 +1,6 @@
 //! The composition root: what the agent is made of, and in which order it comes to life.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use proto::policy::v1::gate_server::GateServer;
 use proto::policy::v1::policies_server::PoliciesServer;
 use types::pod::PodKey;
 
-use crate::attachments::Attachments;
+use crate::attachments::{Attached, Attachments};
 use crate::config::{Config, Established, Mode};
 use crate::denied::Denied;
 use crate::doors::{GateDoor, PoliciesDoor};
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::notices::{Notices, Role, Sink};
 use crate::relay::client::Client;
 use crate::relay::service::{self, Parts};
-use crate::rules::{self, OpenError};
+use crate::rules::{self, Handover, OpenError, Place};
 use crate::scope::Pending;
 use crate::switches::{self, Calico, Power};
 use crate::trace::Tracer;
@@ -37,7 +37,9 @@ const TLS_EVERY: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Where processes are seen.
 const PROC: &str = "/proc";
-/// Longest wait for a frame of traces.
+/// The node's namespace is this process's own.
+const HERE: Place = Place::Here;
+/// Name of the condition of readiness.
 const CONDITION: &str = "policy";
 
 /// Every place at which a debug build can be made to die.
@@ -75,7 +77,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     }
     let list = Attachments::open(&config.node.state_dir).context("node.state_dir")?;
     let pending = Pending::default();
-    let flows = rules::flows().context("conntrack")?;
+    let flows = rules::flows(&HERE).context("conntrack")?;
     let (revoker, revocations) =
         revoker::new(revoking(config), flows, pending.clone(), metrics.clone());
     let waits = Waits {
@@ -99,16 +101,17 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     if let Ok(Some(port)) = probes {
         port.serve(context.health.clone(), &tasks);
     }
-    let open: enforcer::port::OpenRules = Arc::new(rules::reader);
     let settings = settings(config);
     let tables = vec![settings.table.clone(), settings.spoof_table.clone()];
+    let of_reader = settings.clone();
+    let open: enforcer::port::OpenRules = Arc::new(move || rules::reader(&HERE, &of_reader));
     let denied = Denied::new(Arc::clone(&open), tasks.clone());
     let policies = PoliciesDoor {
         gate: gate.clone(),
         revoker: revocations,
         denied: denied.clone(),
         rules: open,
-        tracer: Tracer::new(Arc::new(rules::packets), tables),
+        tracer: Tracer::new(Arc::new(|| rules::packets(&HERE)), tables),
         tasks: tasks.clone(),
     };
     let routes = tonic::service::Routes::new(GateServer::new(GateDoor { gate: gate.clone() }))
@@ -124,9 +127,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         Power::Off(why) | Power::Refused(why) => {
             tracing::info!(why, "policy is off");
             // What was written while policy was on would go on dropping.
-            rules::remove(&settings, &config.policy.owner_socket, config.owner_wait())
-                .await
-                .context("remove our tables")?;
+            take_away(config, &gate.known(), &tasks).await?;
             gate.set_state(State::Off(why));
             start.ready.met();
         }
@@ -214,12 +215,17 @@ impl Start {
             () = stopping.cancelled() => return Ok(()),
             () = self.no_calico() => {}
         }
-        let settings = settings(&self.config);
+        let path = &self.config.policy.owner_socket;
+        let mut handover = Handover::listen(path).context("policy.owner_socket")?;
         let opened = tokio::select! {
             biased;
             () = stopping.cancelled() => return Ok(()),
-            opened = self.kernel(&settings) => opened?,
+            opened = self.kernel(&mut handover) => opened?,
         };
+        let settings = opened.settings.clone();
+        if let Some(socket) = opened.owner {
+            handover.keep(socket, &self.tasks);
+        }
         let engine = Engine::new(&self.config.node.name, opened.settings);
         let notices = Notices::new(self.role(), Sink {
             file: self.config.notices.file.clone(),
@@ -244,7 +250,11 @@ impl Start {
         revoker
             .start(handle.clone(), &self.tasks)
             .context("start the revoker")?;
-        rules::watch(handle.clone(), &self.tasks).context("watch the kernel")?;
+        if !settings.owner {
+            // The kernel keeps others out of what is owned.
+            rules::watch(&HERE, &settings, opened.port, handle.clone(), &self.tasks)
+                .context("watch the kernel")?;
+        }
         self.follow(&handle).await
     }
 
@@ -270,9 +280,9 @@ impl Start {
     async fn no_calico(&self) {
         loop {
             let look = {
-                let felix = self.felix_port.clone();
+                let (felix, settings) = (self.felix_port.clone(), settings(&self.config));
                 self.tasks.spawn_blocking(move || {
-                    let chains = rules::foreign_chains()?;
+                    let chains = rules::foreign_chains(&HERE, &settings)?;
                     Ok::<_, OpenError>(Calico::look(&chains, Path::new(PROC), felix))
                 })
             };
@@ -303,11 +313,11 @@ impl Start {
     }
 
     /// Opens the kernel, as the owner of the table where that can be.
-    async fn kernel(&self, settings: &Settings) -> anyhow::Result<rules::Opened> {
-        let socket: PathBuf = self.config.policy.owner_socket.clone();
+    async fn kernel(&self, handover: &mut Handover) -> anyhow::Result<rules::Opened> {
+        let settings = settings(&self.config);
+        let wait = self.config.owner_wait();
         loop {
-            let wait = self.config.owner_wait();
-            match rules::open(settings, &socket, wait, &self.tasks).await {
+            match handover.open(&HERE, &settings, wait, &self.tasks).await {
                 Ok(opened) => return Ok(opened),
                 Err(OpenError::Owned(why)) => {
                     tracing::error!(why, "policy waits for the table's owner");
@@ -382,13 +392,28 @@ async fn relay(context: Context<Config>) -> anyhow::Result<App> {
     Ok(App::new())
 }
 
+/// Removes our tables from the node and from namespaces of pods; what is owned, by the socket that owns it.
+async fn take_away(
+    config: &Config,
+    known: &[Attached],
+    tasks: &mesh::tasks::Tasks,
+) -> anyhow::Result<()> {
+    let namespaces = known.iter().filter(|a| a.host_link.is_empty());
+    let namespaces: Vec<String> = namespaces.map(|a| a.netns.clone()).collect();
+    let settings = settings(config);
+    let mut handover = Handover::listen(&config.policy.owner_socket).context("policy.owner_socket")?;
+    handover
+        .remove(&HERE, &settings, &namespaces, config.owner_wait(), tasks)
+        .await
+        .context("remove our tables")
+}
+
 /// Removes what an agent made, and ends the process.
 async fn remove(context: Context<Config>) -> anyhow::Result<App> {
     let config = &context.config;
-    let settings = settings(config);
-    rules::remove(&settings, &config.policy.owner_socket, config.owner_wait())
-        .await
-        .context("remove our tables")?;
+    let list = Attachments::open(&config.node.state_dir).context("node.state_dir")?;
+    let known: Vec<Attached> = list.iter().cloned().collect();
+    take_away(config, &known, &context.tasks).await?;
     tracing::info!("our tables are removed");
     context.tasks.drain().start("our tables are removed");
     Ok(App::new())

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::tasks::Tasks;
+use policy_core::layout::Settings;
+use policy_core::layout::names::denied_sets;
 use policy_core::plan::Target;
 use tokio::time::MissedTickBehavior;
 
@@ -18,13 +20,6 @@ use crate::metrics::Metrics;
 const EVERY: Duration = Duration::from_secs(5);
 /// Most lines of the log per look.
 const LINES: usize = 20;
-/// Names of the kernel's sets.
-///
-/// Source: the layout of `policy_core`.
-const SETS: [&str; 2] = [
-    policy_core::layout::names::DENIED4,
-    policy_core::layout::names::DENIED6,
-];
 
 /// The flows could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,11 +90,11 @@ impl Denied {
 
 fn read(rules: &mut dyn Rules) -> Result<Vec<DeniedEntry>, DeniedError> {
     let mut found = Vec::new();
-    for name in SETS {
-        let set = rules
-            .set(&Target::Host, name)
+    for set in denied_sets(&Settings::default()) {
+        let elements = rules
+            .elements(&Target::Host, &set.name)
             .map_err(|e| DeniedError(e.to_string()))?;
-        found.extend(set.iter().flat_map(facts::denied));
+        found.extend(facts::denied(&elements.unwrap_or_default(), &set.key));
     }
     found.sort_by_key(|entry: &DeniedEntry| std::cmp::Reverse(entry.left_ms));
     Ok(found)

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use nft_wire::element::Element;
 use nft_wire::expr::Expr;
-use nft_wire::key::{Key, Value};
-use nft_wire::snapshot::{SetState, Snapshot};
+use nft_wire::key::{Field, Key, Value};
+use nft_wire::snapshot::Snapshot;
 use nft_wire::verdict::Verdict;
-use policy_core::adopt::Dump;
 
 /// Something the kernel has, with what it counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,14 +48,10 @@ pub struct DeniedEntry {
     pub left_ms: u64,
 }
 
-fn tables(dump: &Dump) -> impl Iterator<Item = &Snapshot> {
-    dump.policy.iter().chain(&dump.spoof)
-}
-
 /// Counters of a chain's rules.
-pub fn chain(dump: &Dump, name: &str) -> Vec<Fact> {
+pub fn chain(dump: &[Snapshot], name: &str) -> Vec<Fact> {
     let mut facts = Vec::new();
-    for table in tables(dump) {
+    for table in dump {
         let Some(state) = table.chains.get(name) else {
             continue;
         };
@@ -84,14 +80,14 @@ pub fn chain(dump: &Dump, name: &str) -> Vec<Fact> {
 }
 
 /// Where the elements of a link and of its addresses lead in the verdict maps.
-pub fn elements(dump: &Dump, links: &[String], ips: &[IpAddr]) -> Vec<Fact> {
+pub fn elements(dump: &[Snapshot], links: &[String], ips: &[IpAddr]) -> Vec<Fact> {
     let keys: Vec<(Key, String)> = links
         .iter()
         .map(|link| (Key::ifname(link), link.clone()))
         .chain(ips.iter().map(|ip| (Key::address(*ip), ip.to_string())))
         .collect();
     let mut facts = Vec::new();
-    for table in tables(dump) {
+    for table in dump {
         for (name, state) in &table.sets {
             for element in &state.elements {
                 let Some(verdict) = &element.verdict else {
@@ -108,9 +104,9 @@ pub fn elements(dump: &Dump, links: &[String], ips: &[IpAddr]) -> Vec<Fact> {
 }
 
 /// Whether a set has an address: for each set of these names that has it.
-pub fn members(dump: &Dump, sets: &[String], ip: IpAddr) -> Vec<Fact> {
+pub fn members(dump: &[Snapshot], sets: &[String], ip: IpAddr) -> Vec<Fact> {
     let mut facts = Vec::new();
-    for table in tables(dump) {
+    for table in dump {
         for name in sets {
             let Some(state) = table.sets.get(name.as_str()) else {
                 continue;
@@ -129,11 +125,11 @@ pub fn members(dump: &Dump, sets: &[String], ip: IpAddr) -> Vec<Fact> {
     facts
 }
 
-/// Everything that a set of denied flows holds, in no order.
-pub fn denied(state: &SetState) -> Vec<DeniedEntry> {
+/// What elements of a set of denied flows say; `fields` are what its keys are made of.
+pub fn denied(elements: &[Element], fields: &[Field]) -> Vec<DeniedEntry> {
     let mut found = Vec::new();
-    for element in &state.elements {
-        let Some(values) = element.key.values(&state.set.key) else {
+    for element in elements {
+        let Some(values) = element.key.values(fields) else {
             continue;
         };
         if let Some(mut entry) = denied_key(&values) {
@@ -191,25 +187,22 @@ fn led(verdict: &Verdict) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nft_wire::element::Element;
-    use nft_wire::key::{Field, Part};
+    use nft_wire::key::Part;
     use nft_wire::name::{Family, TableRef};
     use nft_wire::set::Set;
+    use nft_wire::snapshot::SetState;
     use nft_wire::table::Table;
 
     use super::*;
 
-    fn table(name: &str, fields: &[Field], elements: Vec<Element>) -> Dump {
+    fn table(name: &str, fields: &[Field], elements: Vec<Element>) -> Vec<Snapshot> {
         let at = TableRef::new(Family::Inet, "t");
         let set = Set::plain(&at, name, fields);
         let mut snapshot = Snapshot::new(Table::new(at), 1);
         snapshot
             .sets
             .insert(name.into(), SetState { set, elements });
-        Dump {
-            policy: Some(snapshot),
-            spoof: None,
-        }
+        vec![snapshot]
     }
 
     #[test]
@@ -242,9 +235,7 @@ mod tests {
             ])
         };
         let both = vec![Element::member(key(6)), Element::member(key(1))];
-        let dump = table("denied4", &fields, both);
-
-        let found = denied(&dump.policy.unwrap().sets["denied4"]);
+        let found = denied(&both, &fields);
 
         assert_eq!(found[0].link, "cali1");
         assert_eq!(found[0].destination.to_string(), "10.0.0.2");

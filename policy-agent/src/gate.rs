@@ -101,6 +101,11 @@ impl Gate {
         }
     }
 
+    /// Attachments known now.
+    pub fn known(&self) -> Vec<Attached> {
+        self.lock(|list| list.iter().cloned().collect())
+    }
+
     /// Says what is in force. For all states but [`State::On`].
     pub fn set_state(&self, state: State) {
         self.state.send_replace(state);
@@ -116,7 +121,7 @@ impl Gate {
         start: impl FnOnce(Vec<Attached>) -> Result<Handle, E>,
     ) -> Result<Handle, E> {
         let _turn = self.turn.lock().await;
-        let handle = start(self.lock(|list| list.iter().cloned().collect()))?;
+        let handle = start(self.known())?;
         self.set_state(State::On(handle.clone()));
         Ok(handle)
     }

@@ -139,9 +139,8 @@ impl<'t> Reader<'t> {
             Some(Token::Word("in")) => Ok(is_in(key, self.set()?)),
             Some(Token::Word("contains")) => Ok(Selector::Contains(key, self.text()?)),
             Some(Token::Word(word @ ("not" | "starts" | "ends"))) => {
-                let second = match self.tokens.next() {
-                    Some(Token::Word(second)) => second,
-                    _ => return Err(self.unexpected("the operator's second word")),
+                let Some(Token::Word(second)) = self.tokens.next() else {
+                    return Err(self.unexpected("the operator's second word"));
                 };
                 match (word, second) {
                     ("not", "in") => Ok(is_in(key, self.set()?).negated()),

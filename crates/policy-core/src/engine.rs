@@ -334,3 +334,6 @@ impl Engine {
         &self.index
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub use vocabulary::{
     Changes, Counts, LocalPod, Member, PeerKey, PortName, SetDelta, SetId, Subject,
 };
 
-use locals::{Local, Locals, is_of};
+use locals::{Local, Locals};
 use peers::{Peers, Tags, Who};
 use policies::{Policies, is_namespaced};
 
@@ -239,6 +239,12 @@ impl Index {
         }
     }
 
+    /// Whether nothing is kept but strings.
+    #[cfg(test)]
+    fn is_bare(&self) -> bool {
+        self.peers.is_bare() && self.locals.is_bare() && self.policies.len() == 0
+    }
+
     fn subject_of(&self, key: &PodKey, local: &Local) -> Option<Subject> {
         if local.object.as_ref().is_some_and(|pod| pod.host_network) || local.is_empty() {
             return None;
@@ -262,13 +268,7 @@ impl Index {
         pod.ips.sort();
         pod.ips.dedup();
         let key = pod.key.clone();
-        let placed = self.locals.pods.get(&key).is_some_and(|local| {
-            let known = |placement: &Arc<LocalPod>| {
-                !placement.uid.is_empty() && is_of(placement, &pod.uid) && !pod.uid.is_empty()
-            };
-            local.placements.iter().any(known)
-        });
-        if pod.node == self.node || placed {
+        if pod.node == self.node {
             let local = self.locals.pods.entry(key.clone()).or_default();
             if local.live && local.object.as_deref() == Some(&pod) {
                 return;
@@ -312,21 +312,14 @@ impl Index {
         let had_object = local.object.is_some();
         local.settle();
         self.subjects_changed.insert(key.clone());
-        match &local.object {
-            Some(pod) => {
-                self.peers.set_pod(pod, local.ips());
-                local.policies = if pod.host_network {
-                    Vec::new()
-                } else {
-                    self.policies.selecting(&self.peers, who(pod))
-                };
+        local.policies = Vec::new();
+        if let Some(pod) = &local.object {
+            self.peers.set_pod(pod, local.ips());
+            if !pod.host_network {
+                local.policies = self.policies.selecting(&self.peers, who(pod));
             }
-            None => {
-                if had_object {
-                    self.peers.remove_pod(key);
-                }
-                local.policies = Vec::new();
-            }
+        } else if had_object {
+            self.peers.remove_pod(key);
         }
         if local.is_empty() {
             self.locals.pods.remove(key);

@@ -135,3 +135,62 @@ impl Selector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn text(text: &str) -> Arc<str> {
+        Arc::from(text)
+    }
+
+    fn is_in(values: &[&str]) -> Selector {
+        Selector::In(text("app"), values.iter().map(|value| text(value)).collect())
+    }
+
+    fn has(key: &str) -> Selector {
+        Selector::Has(text(key))
+    }
+
+    // B2
+    #[rstest]
+    #[case(is_in(&["web"]), true, false)]
+    #[case(is_in(&["db"]), false, false)]
+    #[case(is_in(&["web"]).negated(), false, true)]
+    #[case(is_in(&["db"]).negated(), true, true)]
+    #[case(has("app"), true, false)]
+    #[case(has("app").negated(), false, true)]
+    #[case(Selector::Everything, true, true)]
+    #[case(Selector::Nothing, false, false)]
+    #[case(Selector::all([has("app"), is_in(&["db"])]), false, false)]
+    #[case(Selector::any([has("app").negated(), is_in(&["web"])]), true, true)]
+    #[case(Selector::StartsWith(text("app"), text("")), true, false)]
+    #[case(Selector::Contains(text("app"), text("e")), true, false)]
+    #[case(Selector::EndsWith(text("app"), text("e")), false, false)]
+    fn selector_matches_with_the_key_and_without(
+        #[case] selector: Selector,
+        #[case] with: bool,
+        #[case] without: bool,
+    ) {
+        let web = Labels::from([(text("app"), text("web"))]);
+        assert_eq!(selector.matches(&web), with);
+        assert_eq!(selector.matches(&Labels::new()), without);
+        assert_ne!(selector.clone().negated().matches(&web), with);
+        assert_eq!(selector.clone().negated().negated(), selector);
+    }
+
+    #[test]
+    fn selector_of_equal_meaning_is_equal_whatever_the_order() {
+        let (a, b, c) = (has("a"), has("b"), is_in(&["web"]));
+        let nested = Selector::all([a.clone(), Selector::all([c.clone(), b.clone()])]);
+        assert_eq!(nested, Selector::all([c.clone(), b.clone(), a.clone(), a.clone()]));
+        assert_eq!(Selector::all([a.clone(), Selector::Everything]), a);
+        assert_eq!(Selector::all([a.clone(), Selector::Nothing]), Selector::Nothing);
+        assert_eq!(Selector::all([]), Selector::Everything);
+        assert_eq!(Selector::any([]), Selector::Nothing);
+        assert_eq!(Selector::any([a.clone(), Selector::Nothing]), a);
+        assert_eq!(Selector::any([a, Selector::Everything]), Selector::Everything);
+    }
+}

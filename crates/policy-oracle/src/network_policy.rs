@@ -25,6 +25,7 @@ pub(crate) struct NetworkPolicy {
 struct Subjects {
     namespaces: Option<LabelSelector>,
     pods: LabelSelector,
+    readable: bool,
 }
 
 /// A readable rule; one that cannot be read allows nothing, and is not kept.
@@ -50,7 +51,8 @@ enum Peer {
 
 impl NetworkPolicy {
     /// Reads a NetworkPolicy. What cannot be read allows nothing; a subject selector that cannot be
-    /// read stands for all pods of the namespace.
+    /// read stands for all pods of the namespace, and the policy then allows nothing at all: nobody
+    /// can say which pods its rules were to open.
     pub(crate) fn parse(document: &Object) -> (Self, Vec<String>) {
         let (namespace, name) = document::identity(document);
         let namespace = if namespace.is_empty() {
@@ -85,11 +87,16 @@ impl NetworkPolicy {
         } else {
             (true, true)
         };
+        let mut rules = |key: &str, peers: &str| {
+            let mut rules = Rule::read_all(spec, key, peers, &mut note);
+            rules.retain(|_| subjects.readable);
+            rules
+        };
         let policy = Self {
             title,
+            ingress: ingress.then(|| rules("ingress", "from")),
+            egress: egress.then(|| rules("egress", "to")),
             subjects,
-            ingress: ingress.then(|| Rule::read_all(spec, "ingress", "from", &mut note)),
-            egress: egress.then(|| Rule::read_all(spec, "egress", "to", &mut note)),
             namespace,
         };
         (policy, complaints)
@@ -152,12 +159,16 @@ impl NetworkPolicy {
 
 impl Subjects {
     fn read(spec: &Object, global: bool, note: &mut impl FnMut(String)) -> Self {
+        let mut readable = true;
         let mut selector = |key: &str| match document::field(spec, key) {
             None => None,
             Some(value) => match LabelSelector::parse(value, key) {
                 Ok(selector) => Some(selector),
                 Err(complaint) => {
-                    note(format!("{complaint}; taken as selecting everything"));
+                    note(format!(
+                        "{complaint}; taken as selecting everything, and allows nothing"
+                    ));
+                    readable = false;
                     Some(LabelSelector::default())
                 }
             },
@@ -169,6 +180,7 @@ impl Subjects {
             } else {
                 None
             },
+            readable,
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::status::Refusal;
-use policy_core::adopt::Dump;
 use policy_core::engine::{PodView, Stats};
 use policy_core::flow::{Direction, Flow};
 use policy_core::judge::Explanation;
@@ -25,7 +24,7 @@ use super::PoliciesDoor;
 use super::convert::{self, End};
 use crate::enforcer::Handle;
 use crate::enforcer::core::{Core, Progress};
-use crate::enforcer::port::{DumpError, Ownership, Rules};
+use crate::enforcer::port::{Dump, DumpError, Ownership, Rules};
 use crate::facts::{self, DeniedEntry, Fact};
 use crate::gate::State;
 use crate::trace::TraceError;

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use types::pod::AttachmentKey;
 
-use super::core::Core;
+use super::core::{Core, Progress};
 use super::waiter::Unready;
 use crate::attachments::Attached;
 
@@ -134,6 +134,14 @@ impl Handle {
         .await?;
         let until = Instant::now() + ANSWER;
         Ok(Asked { told, until })
+    }
+
+    /// What the feed and the kernel have come to.
+    ///
+    /// # Errors
+    /// [`Unready`] when the enforcer ends or is away for too long.
+    pub async fn progress(&self) -> Result<Progress, Unready> {
+        self.look(|core| core.progress).await
     }
 
     /// Why policy is not in force as it should be; `None`: it is.

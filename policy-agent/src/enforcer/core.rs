@@ -1,6 +1,6 @@
 //! What the enforcer does with each command and each batch; no queue, no waiting, no clock of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -71,6 +71,10 @@ pub(crate) struct Core {
     retry_at: Option<Instant>,
     /// Namespaces of pods that do not exist any more.
     gone: BTreeSet<Target>,
+    /// Attachments whose rules stand in their own namespaces.
+    inside: BTreeMap<AttachmentKey, Target>,
+    /// Namespaces of attachments that are over.
+    leaving: BTreeSet<Target>,
     /// The first complete state is in the kernel.
     begun: bool,
 }
@@ -111,6 +115,8 @@ impl Core {
             refusals: 0,
             retry_at: None,
             gone: BTreeSet::new(),
+            inside: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             begun: false,
         }
     }
@@ -252,6 +258,9 @@ impl Core {
         for attachment in attachments {
             self.engine.unplace(attachment);
             self.waiters.release(attachment);
+            if let Some(target) = self.inside.remove(attachment) {
+                self.leaving.insert(target);
+            }
         }
     }
 
@@ -385,11 +394,11 @@ impl Core {
     }
 
     fn place(&mut self, attached: Attached) {
-        if !attached.netns.is_empty() {
-            let target = Target::Namespace(attached.netns.as_str().into());
+        if let Some(target) = target_of(&attached) {
             if self.gone.remove(&target) {
                 self.engine.mistrust(&target);
             }
+            self.inside.insert(attached.attachment.clone(), target);
         }
         self.engine.place(local_pod(attached));
     }
@@ -408,6 +417,12 @@ impl Core {
             return;
         }
         self.progress.applied = self.progress.seen;
+        let leaving = std::mem::take(&mut self.leaving);
+        for target in leaving {
+            if !self.inside.values().any(|t| *t == target) {
+                self.rules.forget(&target);
+            }
+        }
         if self.begun {
             self.measure();
         } else {
@@ -479,14 +494,24 @@ impl Core {
     }
 }
 
+/// The pod's own namespace, if that is where its rules stand.
+fn target_of(attached: &Attached) -> Option<Target> {
+    attached
+        .host_link
+        .is_empty()
+        .then(|| Target::Namespace(attached.netns.as_str().into()))
+}
+
 /// The attachment as the engine takes it.
 fn local_pod(attached: Attached) -> LocalPod {
+    // With a link on the node, that is where the rules stand.
+    let own_namespace = target_of(&attached).is_some();
     LocalPod {
         key: attached.pod,
         uid: attached.uid.into(),
         attachment: attached.attachment,
         host_link: (!attached.host_link.is_empty()).then(|| attached.host_link.into()),
-        netns: (!attached.netns.is_empty()).then(|| attached.netns.into()),
+        netns: own_namespace.then(|| attached.netns.into()),
         ips: attached.ips,
     }
 }

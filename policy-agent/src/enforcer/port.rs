@@ -4,9 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nft_wire::change::Change;
-use nft_wire::snapshot::SetState;
-use policy_core::adopt::Dump;
+use nft_wire::element::Element;
+use nft_wire::snapshot::Snapshot;
 use policy_core::plan::{Failure, Target};
+
+/// Our tables in one namespace; those that are not there are not in it.
+pub type Dump = Vec<Snapshot>;
 
 /// A dump that did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +51,15 @@ pub trait Rules {
     /// [`DumpError`].
     fn dump(&mut self, target: &Target) -> Result<Dump, DumpError>;
 
-    /// One set or map of our `inet` table; `None` when it is not there.
+    /// Elements of one set or map of our `inet` table; `None` when it is not there.
     ///
     /// # Errors
     /// [`DumpError`].
-    fn set(&mut self, target: &Target, name: &str) -> Result<Option<SetState>, DumpError>;
+    fn elements(
+        &mut self,
+        target: &Target,
+        name: &str,
+    ) -> Result<Option<Vec<Element>>, DumpError>;
 
     /// Nothing is asked of this namespace any more.
     fn forget(&mut self, target: &Target);
@@ -61,7 +68,7 @@ pub trait Rules {
     fn node_addresses(&mut self) -> Vec<IpAddr>;
 
     /// Whether our table has an owner, and outlives it.
-    fn ownership(&self) -> Ownership;
+    fn ownership(&mut self) -> Ownership;
 }
 
 /// Who may change our table.

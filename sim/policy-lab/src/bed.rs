@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod enforcer;
 pub mod hand;
+pub mod kernel;
 pub mod ledger;
 pub mod program;
 pub mod topology;
@@ -215,19 +216,18 @@ impl Bed {
     /// # Errors
     /// An address that nobody holds, or sums that do not meet.
     pub async fn probe(&mut self, attempts: &[Attempt]) -> anyhow::Result<Vec<Verdict>> {
-        let mut prober = match self.prober.take() {
-            Some(prober) => prober,
-            None => {
-                let ledgers = self.ledgers().await?;
-                let home = &self.topology.router;
-                Prober::open(self.stations(), ledgers, &self.plan.ports, home)?
-            }
+        let mut prober = if let Some(prober) = self.prober.take() {
+            prober
+        } else {
+            let ledgers = self.ledgers().await?;
+            let home = &self.topology.router;
+            Prober::open(self.stations(), ledgers, &self.plan.ports, home)?
         };
-        let mut probes = Vec::with_capacity(attempts.len());
+        let mut packets = Vec::with_capacity(attempts.len());
         for attempt in attempts {
             let from = prober.holder(attempt.source);
             let held = prober.holder(attempt.destination).is_some();
-            probes.push(Probe {
+            packets.push(Probe {
                 from: from
                     .filter(|_| held)
                     .with_context(|| format!("nobody holds an end of {attempt:?}"))?,
@@ -237,7 +237,7 @@ impl Bed {
             });
         }
         let (prober, outcome) = tokio::task::spawn_blocking(move || {
-            let outcome = prober.run(&probes);
+            let outcome = prober.run(&packets);
             (prober, outcome)
         })
         .await?;

@@ -24,6 +24,8 @@ use crate::stream::Count;
 const CRASH_HITS: [u32; 4] = [1, 2, 3, 5];
 /// How long an armed agent may take to die.
 const DYING: Duration = Duration::from_secs(20);
+/// When nothing arrived for so long, the window is closed.
+const QUIET: Duration = Duration::from_secs(2);
 /// How long the idle control runs.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -258,6 +260,48 @@ async fn flush(scene: &Scene) -> anyhow::Result<()> {
     let node = scene.bed.topology.node(0)?;
     shell::nft(&node.namespace, "flush ruleset\n").await?;
     Ok(())
+}
+
+/// What a foreign flush opens where the kernel has no owned tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Denied packets that arrived.
+    pub delivered: u64,
+    /// Time from the flush to the last of them; zero when there was none.
+    pub open: Duration,
+}
+
+/// Flushes the ruleset of an agent whose table nobody owns, as on kernels without the flag, and measures how long
+/// what is denied arrives.
+///
+/// # Errors
+/// The bed or the agent failed, or it does not end.
+pub async fn unowned_flush(rate: u64) -> anyhow::Result<Window> {
+    let mut scene = Scene::create(Kind::Agents(json!({"policy": {"owned": false}}))).await?;
+    scene.show(0).await?;
+    let streams = scene.streams(rate)?;
+    tokio::time::sleep(IDLE).await;
+    if streams.denied().received > 0 {
+        bail!("denied packets arrived before the flush");
+    }
+    let flushed = Instant::now();
+    flush(&scene).await?;
+    let (mut last, mut known) = (flushed, 0);
+    while last.elapsed() < QUIET {
+        let now = streams.denied().received;
+        if now > known {
+            (last, known) = (Instant::now(), now);
+        }
+        if flushed.elapsed() > DYING {
+            bail!("{known} denied packets arrived after the flush, and there is no end to it");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (denied, _) = streams.finish()?;
+    Ok(Window {
+        delivered: denied.received,
+        open: last.saturating_duration_since(flushed),
+    })
 }
 
 /// Runs updates written in a manner that is known to leak, until something leaks or `updates` are done.

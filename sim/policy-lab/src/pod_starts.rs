@@ -17,10 +17,12 @@ use crate::bed::{Bed, Plan};
 use crate::never_open::scene::{addresses, nodes, only_v4, only_v6, pod};
 use crate::stream::{Route, Stream};
 
-/// Where everybody shoots at.
+/// Where the neighbour on the same node shoots at.
 const PORT: u16 = 9_000;
+/// Where the one on another node shoots at.
+const FAR_PORT: u16 = 9_001;
 /// Where the allowed peer asks.
-const ASK: u16 = 9_001;
+const ASK: u16 = 9_002;
 /// Denied datagrams in a second, per stream.
 const RATE: u64 = 10_000;
 /// Questions after the gate has answered, per family.
@@ -129,8 +131,8 @@ async fn start(
         v6: only_v6(v6),
     };
     let sandbox = bed.topology.sandbox(&spec)?;
-    let streams = [("enemy", v4), ("stranger", v6)]
-        .map(|(from, to)| shoot(bed, from, &sandbox, to))
+    let streams = [("enemy", v4, PORT), ("stranger", v6, FAR_PORT)]
+        .map(|(from, to, port)| shoot(bed, from, &sandbox, SocketAddr::new(to, port)))
         .into_iter()
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut documents = base.to_vec();
@@ -169,17 +171,17 @@ fn end<'a>(bed: &'a Bed, name: &str) -> anyhow::Result<&'a Standing> {
         .with_context(|| format!("{key} does not stand"))
 }
 
-fn shoot(bed: &Bed, from: &str, to: &Standing, address: IpAddr) -> anyhow::Result<Stream> {
+fn shoot(bed: &Bed, from: &str, to: &Standing, at: SocketAddr) -> anyhow::Result<Stream> {
     let sender = end(bed, from)?;
     let source = sender
         .spec
         .addresses()
-        .find(|a| a.is_ipv6() == address.is_ipv6());
+        .find(|a| a.is_ipv6() == at.is_ipv6());
     Stream::start(&Route {
         sender: sender.namespace.clone(),
         source: source.context("the sender lacks a family")?,
         receiver: to.namespace.clone(),
-        destination: SocketAddr::new(address, PORT),
+        destination: at,
         rate: RATE,
     })
 }

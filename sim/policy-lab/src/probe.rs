@@ -6,28 +6,26 @@
 //! meet is an error and says so.
 
 pub mod packet;
+mod run;
 pub mod station;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::bed::ledger::{Books, Ledger};
+use crate::probe::packet::{Chunk, Echo, Portless, Sctp};
+use crate::probe::run::{Flight, Run, connect, hear, kept_is_fine, payload, send_raw};
+use crate::probe::station::{Ears, Station};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, sendto, socket_with,
-    sockopt,
-};
-
-use crate::bed::ledger::{Books, Ledger};
-use crate::probe::packet::{Chunk, Echo, Portless, Sctp};
-use crate::probe::station::{Ears, Station};
 
 /// How long the sums may take to meet.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +40,9 @@ const MARKER_ROUNDS: u32 = 8;
 const FIRST_PORT: u16 = 20_000;
 /// Source ports that are used in turn, one per run, so that no flow of an earlier run is met again.
 const PORTS: u16 = 40_000;
+
+/// Runs of this process: a prober that takes the place of another goes on counting.
+static ROUND: AtomicU16 = AtomicU16::new(0);
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,25 +93,7 @@ pub struct Prober {
     ears: Vec<Ears>,
     ledgers: Vec<Ledger>,
     marker: UdpSocket,
-    round: u16,
     cpu: usize,
-}
-
-/// One attempt under way.
-#[derive(Debug, Default)]
-struct Flight {
-    socket: Option<OwnedFd>,
-    arrived: bool,
-    answered: bool,
-    refused: bool,
-}
-
-struct Run<'a> {
-    probes: &'a [Probe],
-    flights: Vec<Flight>,
-    senders: HashMap<(usize, IpAddr), UdpSocket>,
-    accepted: Vec<OwnedFd>,
-    port: u16,
 }
 
 impl Prober {
@@ -139,7 +122,6 @@ impl Prober {
             ears,
             ledgers,
             marker,
-            round: 0,
             cpu: 0,
         })
     }
@@ -204,8 +186,8 @@ impl Prober {
 
     /// One run; nothing when it took so long that the kernel may have repeated a SYN.
     fn attempt(&mut self, probes: &[Probe]) -> anyhow::Result<Option<Vec<Verdict>>> {
-        self.round = (self.round + 1) % PORTS;
-        let port = FIRST_PORT + self.round;
+        let round = ROUND.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let port = FIRST_PORT + round;
         if probes.iter().any(|p| p.kind == Kind::Portless) {
             // Without ports every run would be the same flow.
             for ledger in &self.ledgers {
@@ -429,207 +411,4 @@ impl Prober {
         progress |= run.look_at_connections();
         Ok(progress)
     }
-}
-
-impl Run<'_> {
-    fn verdicts(&self) -> Vec<Verdict> {
-        let verdict = |f: &Flight| match (f.arrived, f.answered, f.refused) {
-            (_, true, _) => Verdict::Allowed,
-            (true, false, _) => Verdict::Deaf,
-            (false, false, true) => Verdict::Refused,
-            (false, false, false) => Verdict::Denied,
-        };
-        self.flights.iter().map(verdict).collect()
-    }
-
-    fn note(&mut self, number: u32, answered: bool) {
-        let flight = usize::try_from(number)
-            .ok()
-            .and_then(|i| self.flights.get_mut(i));
-        if let Some(flight) = flight {
-            flight.arrived = true;
-            flight.answered |= answered;
-        }
-    }
-
-    fn hear_answers(&mut self) -> anyhow::Result<bool> {
-        let mut heard = Vec::new();
-        let mut buffer = [0; 64];
-        for socket in self.senders.values() {
-            loop {
-                match socket.recv(&mut buffer) {
-                    Ok(length) => {
-                        let bytes = buffer.get(..length).unwrap_or_default();
-                        heard.extend(number_of(bytes, self.port));
-                    }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    // An ICMP error about one of the datagrams.
-                    Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
-                    Err(e) => return Err(e).context("hear an answer"),
-                }
-            }
-        }
-        let any = !heard.is_empty();
-        for number in heard {
-            self.note(number, true);
-        }
-        Ok(any)
-    }
-
-    fn look_at_connections(&mut self) -> bool {
-        let mut progress = false;
-        for flight in &mut self.flights {
-            let Some(socket) = &flight.socket else {
-                continue;
-            };
-            if flight.arrived || flight.refused {
-                continue;
-            }
-            let connected = rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some());
-            if connected {
-                flight.arrived = true;
-                flight.answered = true;
-                progress = true;
-            } else if sockopt::socket_error(socket).is_ok_and(|e| e.is_err()) {
-                flight.refused = true;
-                progress = true;
-            }
-        }
-        progress
-    }
-}
-
-/// Takes in what came to one address of a station, and answers.
-fn hear(ear: &station::Ear, run: &mut Run<'_>) -> anyhow::Result<bool> {
-    let mut progress = false;
-    let mut buffer = [0; 128];
-    for (_, listener) in &ear.tcp {
-        while let Ok(accepted) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
-            run.accepted.push(accepted);
-        }
-    }
-    for (_, socket) in &ear.udp {
-        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-            let bytes = buffer.get(..length).unwrap_or_default();
-            if let Some(number) = number_of(bytes, run.port) {
-                run.note(number, false);
-                progress = true;
-                kept_is_fine(socket.send_to(bytes, peer))?;
-            }
-        }
-    }
-    while let Some((bytes, peer)) = receive_raw(&ear.sctp, &mut buffer)? {
-        let Some(packet) = Sctp::decode(bytes) else {
-            continue;
-        };
-        match packet.chunk {
-            Chunk::Init if packet.source == run.port => {
-                run.note(packet.number, false);
-                progress = true;
-                let answer = Sctp {
-                    source: packet.destination,
-                    destination: packet.source,
-                    chunk: Chunk::InitAck,
-                    verification: packet.tag,
-                    ..packet
-                };
-                kept_is_fine(send_raw(&ear.sctp, &answer.encode(), peer))?;
-            }
-            Chunk::InitAck if packet.destination == run.port => {
-                run.note(packet.number, true);
-                progress = true;
-            }
-            Chunk::Init | Chunk::InitAck => {}
-        }
-    }
-    while let Some((bytes, peer)) = receive_raw(&ear.portless, &mut buffer)? {
-        let Some(packet) = Portless::decode(bytes).filter(|p| p.port == run.port) else {
-            continue;
-        };
-        run.note(packet.number, packet.answer);
-        progress = true;
-        if !packet.answer {
-            let answer = Portless {
-                answer: true,
-                ..packet
-            };
-            kept_is_fine(send_raw(&ear.portless, &answer.encode(), peer))?;
-        }
-    }
-    while let Some((bytes, _)) = receive_raw(&ear.echo, &mut buffer)? {
-        let reply = Echo::decode_reply(bytes, ear.address.is_ipv6());
-        if let Some(reply) = reply.filter(|r| r.id == run.port) {
-            run.note(reply.number, true);
-            progress = true;
-        }
-    }
-    Ok(progress)
-}
-
-/// Begins to connect from a fixed port. The socket resets its connection when it goes, so that nothing of it stays.
-fn connect(source: IpAddr, port: u16, to: SocketAddr) -> anyhow::Result<OwnedFd> {
-    let family = if to.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-    rustix::net::bind(&socket, &SocketAddr::new(source, port))?;
-    match rustix::net::connect(&socket, &to) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::PERM) => Ok(socket),
-        Err(error) => Err(error).context("connect"),
-    }
-}
-
-fn payload(port: u16, number: u32) -> [u8; 6] {
-    let [p1, p2] = port.to_be_bytes();
-    let [n1, n2, n3, n4] = number.to_be_bytes();
-    [p1, p2, n1, n2, n3, n4]
-}
-
-/// The number in a payload of this run.
-fn number_of(bytes: &[u8], port: u16) -> Option<u32> {
-    let (of_run, number) = bytes.split_first_chunk::<2>()?;
-    if u16::from_be_bytes(*of_run) != port {
-        return None;
-    }
-    Some(u32::from_be_bytes(number.try_into().ok()?))
-}
-
-/// A packet that the node's own rules keep is refused to its sender; the books have it.
-fn kept_is_fine<T>(outcome: io::Result<T>) -> io::Result<()> {
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(()),
-        Err(e) => Err(e),
-    }
-}
-
-fn send_raw(socket: &OwnedFd, packet: &[u8], to: IpAddr) -> io::Result<()> {
-    sendto(socket, packet, SendFlags::empty(), &SocketAddr::new(to, 0))?;
-    Ok(())
-}
-
-/// The next packet without its IP header, and who sent it.
-fn receive_raw<'a>(
-    socket: &OwnedFd,
-    buffer: &'a mut [u8; 128],
-) -> anyhow::Result<Option<(&'a [u8], IpAddr)>> {
-    let (length, peer) = match recvfrom(socket, &mut buffer[..], RecvFlags::TRUNC) {
-        Ok((length, _, peer)) => (length, peer),
-        Err(rustix::io::Errno::AGAIN) => return Ok(None),
-        Err(error) => return Err(error).context("hear a raw packet"),
-    };
-    let peer = peer.context("a raw packet has a sender")?;
-    let peer = SocketAddr::try_from(peer)?;
-    let bytes = buffer.get(..length).unwrap_or_default();
-    let bytes = if peer.is_ipv4() {
-        packet::behind_ipv4_header(bytes)
-    } else {
-        bytes
-    };
-    Ok(Some((bytes, peer.ip())))
 }

@@ -54,8 +54,8 @@ pub struct Stream {
     received: Arc<AtomicU64>,
     stop_sending: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
-    sender: Option<JoinHandle<()>>,
-    receiver: Option<JoinHandle<()>>,
+    mouth: Option<JoinHandle<()>>,
+    ear: Option<JoinHandle<()>>,
 }
 
 impl Stream {
@@ -82,12 +82,12 @@ impl Stream {
         let (stop_sending, stop) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let from = outbox.local_addr()?;
         let (tally, end) = (Arc::clone(&received), Arc::clone(&stop));
-        let receiver = std::thread::Builder::new()
+        let ear = std::thread::Builder::new()
             .name("stream in".to_owned())
             .spawn(move || receive(&inbox, from, &tally, &end))?;
         let (tally, end) = (Arc::clone(&sent), Arc::clone(&stop_sending));
         let rate = route.rate;
-        let sender = std::thread::Builder::new()
+        let mouth = std::thread::Builder::new()
             .name("stream out".to_owned())
             .spawn(move || send(&outbox, at, rate, &tally, &end))?;
         Ok(Self {
@@ -95,8 +95,8 @@ impl Stream {
             received,
             stop_sending,
             stop,
-            sender: Some(sender),
-            receiver: Some(receiver),
+            mouth: Some(mouth),
+            ear: Some(ear),
         })
     }
 
@@ -115,14 +115,14 @@ impl Stream {
     /// A thread panicked.
     pub fn finish(mut self) -> anyhow::Result<Count> {
         self.stop_sending.store(true, Ordering::Release);
-        if let Some(sender) = self.sender.take()
-            && sender.join().is_err()
+        if let Some(mouth) = self.mouth.take()
+            && mouth.join().is_err()
         {
             bail!("a sender panicked");
         }
         self.stop.store(true, Ordering::Release);
-        if let Some(receiver) = self.receiver.take()
-            && receiver.join().is_err()
+        if let Some(ear) = self.ear.take()
+            && ear.join().is_err()
         {
             bail!("a receiver panicked");
         }
@@ -153,8 +153,13 @@ fn send(outbox: &UdpSocket, at: SocketAddr, rate: u64, sent: &AtomicU64, stop: &
                 sent.fetch_add(1, Ordering::AcqRel);
             }
         }
-        std::thread::sleep(REST);
+        rest();
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a stream has a rate")]
+fn rest() {
+    std::thread::sleep(REST);
 }
 
 fn receive(inbox: &UdpSocket, from: SocketAddr, received: &AtomicU64, stop: &AtomicBool) {
@@ -164,14 +169,13 @@ fn receive(inbox: &UdpSocket, from: SocketAddr, received: &AtomicU64, stop: &Ato
             Ok((_, peer)) if peer.ip() == from.ip() && peer.port() == from.port() => {
                 received.fetch_add(1, Ordering::AcqRel);
             }
-            // Another stream to the same port, or an ICMP error.
-            Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if stop.load(Ordering::Acquire) {
                     return;
                 }
             }
-            Err(_) => {}
+            // Another stream to the same port, or an ICMP error.
+            Ok(_) | Err(_) => {}
         }
     }
 }

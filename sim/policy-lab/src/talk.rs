@@ -177,8 +177,13 @@ fn drive(shared: &Shared) {
         for talk in shared.lock().iter_mut() {
             talk.beat();
         }
-        std::thread::sleep(BEAT);
+        rest();
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a conversation has a rhythm")]
+fn rest() {
+    std::thread::sleep(BEAT);
 }
 
 impl Talk {

@@ -55,7 +55,7 @@ impl fmt::Display for Token<'_> {
 /// The tokens of a text, and the one that comes next.
 #[derive(Debug)]
 pub(super) struct Tokens<'t> {
-    tokens: Vec<(usize, Token<'t>)>,
+    list: Vec<(usize, Token<'t>)>,
     next: usize,
     end: usize,
 }
@@ -75,7 +75,7 @@ impl<'t> Tokens<'t> {
             rest = after.trim_start();
         }
         Ok(Self {
-            tokens,
+            list: tokens,
             next: 0,
             end: text.len(),
         })
@@ -83,12 +83,12 @@ impl<'t> Tokens<'t> {
 
     /// The next token.
     pub(super) fn peek(&self) -> Option<Token<'t>> {
-        self.tokens.get(self.next).map(|(_, token)| *token)
+        self.list.get(self.next).map(|(_, token)| *token)
     }
 
     /// Where the next token stands.
     pub(super) fn at(&self) -> usize {
-        self.tokens.get(self.next).map_or(self.end, |(at, _)| *at)
+        self.list.get(self.next).map_or(self.end, |(at, _)| *at)
     }
 
     /// Takes the next token.

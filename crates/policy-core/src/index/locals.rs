@@ -58,7 +58,7 @@ impl Local {
 }
 
 /// Whether an attachment is of a pod with this UID; one that is not known fits every other.
-pub(super) fn is_of(placement: &LocalPod, uid: &str) -> bool {
+fn is_of(placement: &LocalPod, uid: &str) -> bool {
     placement.uid.is_empty() || uid.is_empty() || *placement.uid == *uid
 }
 
@@ -104,6 +104,12 @@ impl Locals {
         let key = self.attachments.remove(attachment)?;
         self.take(&key, attachment);
         Some(key)
+    }
+
+    /// Whether nothing is kept.
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.pods.is_empty() && self.attachments.is_empty()
     }
 
     fn take(&mut self, key: &PodKey, attachment: &AttachmentKey) {

@@ -270,6 +270,16 @@ impl Roster {
         self.pods.remove(id)
     }
 
+    /// Whether nothing is kept.
+    #[cfg(test)]
+    pub(super) fn is_bare(&self) -> bool {
+        self.pods.len() == 0
+            && self.classes.len() == 0
+            && self.by_name.is_empty()
+            && self.by_ip.is_empty()
+            && self.by_likeness.is_empty()
+    }
+
     /// Memory held, bytes.
     pub(super) fn bytes(&self) -> usize {
         let pods: usize = self

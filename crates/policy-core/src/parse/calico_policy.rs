@@ -47,7 +47,7 @@ pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>) -> Policy {
         Some(fields) => about_pods(fields, own, at, &mut notes),
         None => Body {
             order: Ok(Order(i64::MIN)),
-            subject: widened(home(own), Err(Broken), Ok(Selector::Everything)).0,
+            subject: widened(Ok(home(own)), Err(Broken), Ok(Selector::Everything)).0,
             ingress: Some(Vec::new()),
             egress: Some(Vec::new()),
         },
@@ -95,10 +95,10 @@ fn about_hosts(fields: &Fields, at: &Place<'_>, notes: &mut Notes) -> bool {
 }
 
 /// Namespaces of a subject without a condition on them.
-fn home(own: Option<&Arc<str>>) -> Result<NamespaceScope, Broken> {
-    Ok(own.map_or(NamespaceScope::Any, |own| {
+fn home(own: Option<&Arc<str>>) -> NamespaceScope {
+    own.map_or(NamespaceScope::Any, |own| {
         NamespaceScope::Own(Arc::clone(own))
-    }))
+    })
 }
 
 fn about_pods(
@@ -167,7 +167,7 @@ fn subject(
     let accounts = selector(fields, "serviceAccountSelector", at, notes);
     let namespaces = selector(fields, "namespaceSelector", at, notes).and_then(|selector| {
         match (selector, own) {
-            (None, _) => home(own),
+            (None, _) => Ok(home(own)),
             (Some(selector), None) => Ok(NamespaceScope::Matching(Arc::new(selector))),
             (Some(_), Some(_)) => Err(notes.broken(
                 &at.key("namespaceSelector"),
@@ -183,7 +183,7 @@ fn subject(
             widened(Ok(namespaces), Ok(pods), Ok(accounts))
         }
         _ => (
-            widened(home(own), Err(Broken), Ok(Selector::Everything)).0,
+            widened(Ok(home(own)), Err(Broken), Ok(Selector::Everything)).0,
             false,
         ),
     }

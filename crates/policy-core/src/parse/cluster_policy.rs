@@ -215,8 +215,8 @@ fn rule(
         .filter(|name| !name.is_empty())
         .map_or_else(unnamed, Arc::from);
     let action = action(fields, dialect, at, notes);
-    let parts = parts(fields, action, (direction, dialect), at, notes);
-    match (action, parts) {
+    let both = parts(fields, action, (direction, dialect), at, notes);
+    match (action, both) {
         (Ok(action), Ok((peers, ports))) => Rule {
             name,
             action,

@@ -156,7 +156,9 @@ impl Plan {
             return self.launch(StepKind::Rebuild, self.raze());
         }
         let mut turn = self.turn;
-        for _ in 0..3 {
+        // Once more than there are kinds: when growing comes first, it has to be asked again after an empty move has
+        // said that nothing is left to be taken out.
+        for _ in 0..4 {
             let draft = match turn {
                 StepKind::Create => self.draft_create(index),
                 StepKind::Move => self.draft_move(),

@@ -75,6 +75,18 @@ fn subject_selector_that_cannot_be_read_isolates_the_namespace() {
     assert_eq!(with.world().problems().len(), 1);
 }
 
+// B3
+#[test]
+fn subject_selector_that_cannot_be_read_opens_nobody() {
+    let with = cluster().with(policy(
+        "x",
+        json!({"podSelector": "pod=a", "policyTypes": ["Ingress"], "ingress": [{}]}),
+    ));
+    for pod in ["x/a", "x/b", "x/c"] {
+        assert!(!with.opens("y/a", pod));
+    }
+}
+
 // B4
 #[test]
 fn pod_whose_namespace_is_unknown_matches_no_namespace_selector() {

@@ -4,13 +4,14 @@
 //! there to prevent, and a harness that does not see them leak sees nothing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use anyhow::{Context, bail};
 use cluster::documents::{Change, DocumentKey};
 use nft_wire::change::Change as Message;
 use nft_wire::name::{Family, TableRef};
+use nft_wire::snapshot::Snapshot;
 use nft_wire::table::Table;
-use policy_agent::enforcer::port::Rules;
 use policy_agent::relay::wire;
 use policy_core::engine::Engine;
 use policy_core::index::LocalPod;
@@ -18,6 +19,7 @@ use policy_core::layout::Settings;
 use policy_core::plan::Target;
 use serde_json::Value;
 
+use crate::bed::kernel::Kernel;
 use crate::bed::topology::{Node, Standing};
 
 /// Transactions for one change, at most; more means that the engine never comes to rest.
@@ -45,7 +47,8 @@ pub struct Hands {
 struct Hand {
     name: String,
     engine: Engine,
-    rules: Box<dyn Rules + Send>,
+    addresses: [IpAddr; 2],
+    kernel: Kernel,
     placed: BTreeMap<String, LocalPod>,
     written: bool,
 }
@@ -75,13 +78,15 @@ impl Hands {
     pub async fn start(nodes: &[Node], manner: Manner) -> anyhow::Result<Self> {
         let mut hands = Vec::new();
         for node in nodes {
-            let rules = node.namespace.enter_async(open_rules).await??;
+            let kernel = node.namespace.enter_async(Kernel::open).await??;
             let mut engine = Engine::new(&node.spec.name, settings());
-            engine.set_node_addresses([node.spec.v4.into(), node.spec.v6.into()]);
+            let addresses = [node.spec.v4.into(), node.spec.v6.into()];
+            engine.set_node_addresses(addresses);
             hands.push(Hand {
                 name: node.spec.name.clone(),
                 engine,
-                rules,
+                addresses,
+                kernel,
                 placed: BTreeMap::new(),
                 written: false,
             });
@@ -164,7 +169,7 @@ impl Hands {
     /// The kernel does not show its tables.
     pub fn diff(&mut self, node: usize) -> anyhow::Result<Vec<String>> {
         let hand = self.hands.get_mut(node).context("no such node")?;
-        let dump = hand.rules.dump(&Target::Host)?;
+        let dump = dump(&mut hand.kernel)?;
         Ok(hand.engine.diff(&Target::Host, &dump))
     }
 }
@@ -172,7 +177,7 @@ impl Hands {
 impl Hand {
     fn adopt(&mut self) -> anyhow::Result<()> {
         for target in self.engine.unknown_targets() {
-            let dump = self.rules.dump(&target)?;
+            let dump = dump(&mut self.kernel)?;
             self.engine.adopt(&target, &dump);
         }
         Ok(())
@@ -184,7 +189,7 @@ impl Hand {
             let Some(step) = self.engine.next_step() else {
                 return Ok(());
             };
-            self.rules.commit(&step.target, &step.changes)?;
+            self.kernel.commit(&step.changes)?;
             self.engine.committed(&step);
         }
         bail!("the engine of {} has steps without end", self.name)
@@ -198,7 +203,7 @@ impl Hand {
         }
         let changes = drain(&mut self.engine)?;
         if !changes.is_empty() {
-            self.rules.commit(&Target::Host, &changes)?;
+            self.kernel.commit(&changes)?;
         }
         Ok(())
     }
@@ -216,22 +221,37 @@ impl Hand {
         for pod in self.placed.values() {
             engine.place(pod.clone());
         }
+        engine.set_node_addresses(self.addresses);
         engine.set_synced();
-        let settings = settings();
+        for target in engine.unknown_targets() {
+            engine.adopt(&target, &[]);
+        }
         let mut changes = Vec::new();
-        for (family, name) in [
-            (Family::Inet, &settings.table),
-            (Family::Netdev, &settings.spoof_table),
-        ] {
-            let at = TableRef::new(family, name)?;
+        for at in tables() {
             changes.push(Message::AddTable(Table::new(at.clone())));
             changes.push(Message::DeleteTable(at));
         }
         changes.extend(drain(&mut engine)?);
-        self.rules.commit(&Target::Host, &changes)?;
+        self.kernel.commit(&changes)?;
         self.engine = engine;
         Ok(())
     }
+}
+
+fn tables() -> [TableRef; 2] {
+    let settings = settings();
+    [
+        TableRef::new(Family::Inet, &settings.table),
+        TableRef::new(Family::Netdev, &settings.spoof_table),
+    ]
+}
+
+fn dump(kernel: &mut Kernel) -> anyhow::Result<Vec<Snapshot>> {
+    let mut found = Vec::new();
+    for at in tables() {
+        found.extend(kernel.snapshot(&at)?);
+    }
+    Ok(found)
 }
 
 /// All changes that an engine wants, as though each step had taken effect.
@@ -256,8 +276,4 @@ fn local_pod(pod: &Standing) -> LocalPod {
         netns: None,
         ips: pod.spec.addresses().collect(),
     }
-}
-
-fn open_rules() -> anyhow::Result<Box<dyn Rules + Send>> {
-    bail!("not yet")
 }

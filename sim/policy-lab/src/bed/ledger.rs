@@ -19,7 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 pub const TABLE: &str = "bed";
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETOBJ`.
-const GET_OBJECT: u16 = (10 << 8) | 19;
+const GET_OBJECT: u16 = (10 << 8) | 0x13;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`; without a tuple it means all.

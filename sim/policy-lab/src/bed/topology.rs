@@ -201,7 +201,7 @@ impl Topology {
             let word = if address.is_ipv6() { " nodad" } else { "" };
             writeln!(script, "addr add {address} dev eth0{word}")?;
         }
-        script.push_str(&default_routes("eth0", router_mac(200)));
+        script.push_str(&default_routes("eth0", router_mac(200))?);
         shell::ip_batch(&self.outside, &script).await?;
         Ok(())
     }
@@ -214,7 +214,7 @@ impl Topology {
             router_mac(index),
             namespace.name(),
         );
-        script.push_str(&self.assignments(index, [spec.v4.into(), spec.v6.into()]));
+        script.push_str(&assignments(index, [spec.v4.into(), spec.v6.into()])?);
         shell::ip_batch(&self.router, &script).await?;
         let datapath = Datapath::open_at(&namespace.path())?;
         datapath.ensure_host(&host_settings()).await?;
@@ -227,28 +227,13 @@ impl Topology {
             mtu: 1500,
         };
         let state = datapath.ensure_eni(&eni).await?;
-        shell::ip_batch(&namespace, &default_routes("eth0", router_mac(index))).await?;
+        shell::ip_batch(&namespace, &default_routes("eth0", router_mac(index))?).await?;
         Ok(Node {
             spec: spec.clone(),
             namespace,
             datapath,
             table: state.table,
         })
-    }
-
-    /// Lines that send traffic for the addresses to a node's ENI.
-    fn assignments(&self, node: usize, addresses: impl IntoIterator<Item = IpAddr>) -> String {
-        let mut script = String::new();
-        for address in addresses {
-            let mac = eni_mac(node);
-            // Writing to a string does not fail.
-            drop(writeln!(script, "route replace {address} dev vpc{node}"));
-            drop(writeln!(
-                script,
-                "neigh replace {address} lladdr {mac} dev vpc{node} nud permanent"
-            ));
-        }
-        script
     }
 
     /// The pods that stand, by name.
@@ -271,13 +256,12 @@ impl Topology {
     /// # Errors
     /// What the kernel refused.
     pub fn sandbox(&mut self, spec: &PodSpec) -> anyhow::Result<Standing> {
-        let namespace = match self.spare.pop() {
-            Some(spare) => spare,
-            None => {
-                let name = format!("{}p{}", self.prefix, self.made);
-                self.made = self.made.saturating_add(1);
-                Namespace::create(name)?
-            }
+        let namespace = if let Some(spare) = self.spare.pop() {
+            spare
+        } else {
+            let name = format!("{}p{}", self.prefix, self.made);
+            self.made = self.made.saturating_add(1);
+            Namespace::create(name)?
         };
         self.sandboxes = self.sandboxes.saturating_add(1);
         let sandbox = format!("{}s{}", self.prefix, self.sandboxes);
@@ -302,7 +286,7 @@ impl Topology {
     /// # Errors
     /// What the datapath or `ip` refused.
     pub async fn raise(&mut self, pod: Standing) -> anyhow::Result<()> {
-        let script = self.assignments(pod.spec.node, pod.spec.addresses());
+        let script = assignments(pod.spec.node, pod.spec.addresses())?;
         shell::ip_batch(&self.router, &script).await?;
         let node = self.node(pod.spec.node)?;
         node.datapath
@@ -334,17 +318,31 @@ impl Topology {
 }
 
 /// Lines for a default route to the router, whose hardware address is known beforehand.
-fn default_routes(link: &str, mac: MacAddr) -> String {
+fn default_routes(link: &str, mac: MacAddr) -> anyhow::Result<String> {
     let mut script = String::new();
     for gateway in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
-        drop(writeln!(
+        writeln!(
             script,
             "neigh replace {gateway} lladdr {mac} dev {link} nud permanent"
-        ));
-        drop(writeln!(
+        )?;
+        writeln!(
             script,
             "route replace default via {gateway} dev {link} onlink"
-        ));
+        )?;
     }
-    script
+    Ok(script)
+}
+
+/// Lines that send traffic for the addresses to a node's ENI.
+fn assignments(node: usize, addresses: impl IntoIterator<Item = IpAddr>) -> anyhow::Result<String> {
+    let mut script = String::new();
+    for address in addresses {
+        let mac = eni_mac(node);
+        writeln!(script, "route replace {address} dev vpc{node}")?;
+        writeln!(
+            script,
+            "neigh replace {address} lladdr {mac} dev vpc{node} nud permanent"
+        )?;
+    }
+    Ok(script)
 }

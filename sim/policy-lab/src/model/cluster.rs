@@ -7,7 +7,6 @@ use std::sync::Arc;
 use nft_wire::change::Change;
 use nft_wire::name::{Family, TableRef};
 use nft_wire::snapshot::Snapshot;
-use nft_wire::table::Table;
 use policy_core::engine::Engine;
 use policy_core::index::LocalPod;
 use policy_core::layout::Settings;
@@ -367,9 +366,10 @@ impl Node {
 
 /// Gives an engine what the machine holds in its tables.
 pub fn adopt(engine: &mut Engine, machine: &Machine, target: &Target) {
-    let [policy, _] = table_names();
-    let dump = machine.dump(&policy).ok().flatten();
-    let dump = dump.unwrap_or_else(|| Snapshot::new(Table::new(policy), 0));
+    let dump: Vec<Snapshot> = table_names()
+        .iter()
+        .filter_map(|table| machine.dump(table).ok().flatten())
+        .collect();
     engine.adopt(target, &dump);
 }
 

@@ -11,8 +11,11 @@ use crate::bed::topology::{NodeSpec, PodSpec};
 use crate::bed::{Bed, Plan};
 use crate::stream::{Count, Route, Stream};
 
-/// Where all streams go to.
+/// Where the allowed stream goes to. Each denied stream has one of the next ports, which are allowed to friends too:
+/// it is denied for its sender alone.
 const PORT: u16 = 9_000;
+/// The last port of a stream.
+const LAST_PORT: u16 = 9_003;
 /// Allowed datagrams in a second.
 const ALLOWED_RATE: u64 = 2_000;
 /// Ports of the rules that change; nobody uses them.
@@ -135,7 +138,7 @@ impl Scene {
                 "podSelector": selected("victim"), "policyTypes": ["Ingress"],
                 "ingress": [{
                     "from": [{"podSelector": selected("friend")}],
-                    "ports": [{"protocol": "UDP", "port": PORT}, changing],
+                    "ports": [{"protocol": "UDP", "port": PORT, "endPort": LAST_PORT}, changing],
                 }],
             },
         });
@@ -211,7 +214,8 @@ impl Scene {
             .with_context(|| format!("{key} does not stand"))
     }
 
-    fn route(&self, from: &str, to: &str, v6: bool, rate: u64) -> anyhow::Result<Route> {
+    fn route(&self, ends: (&str, &str, bool), port: u16, rate: u64) -> anyhow::Result<Route> {
+        let (from, to, v6) = ends;
         let (sender, receiver) = (self.end(from)?, self.end(to)?);
         let of = |pod: &PodSpec| {
             pod.addresses()
@@ -222,7 +226,7 @@ impl Scene {
             sender: sender.namespace.clone(),
             source: of(&sender.spec)?,
             receiver: receiver.namespace.clone(),
-            destination: SocketAddr::new(of(&receiver.spec)?, PORT),
+            destination: SocketAddr::new(of(&receiver.spec)?, port),
             rate,
         })
     }
@@ -232,15 +236,16 @@ impl Scene {
     /// # Errors
     /// A socket that could not be opened.
     pub fn streams(&self, rate: u64) -> anyhow::Result<Streams> {
-        let allowed = Stream::start(&self.route("friend", "victim", false, ALLOWED_RATE)?)?;
+        let friend = self.route(("friend", "victim", false), PORT, ALLOWED_RATE)?;
+        let allowed = Stream::start(&friend)?;
         let denied = [
             ("enemy", "victim", false),
             ("stranger", "victim", true),
             ("prisoner", "open", false),
         ];
         let mut streams = Vec::new();
-        for (from, to, v6) in denied {
-            streams.push(Stream::start(&self.route(from, to, v6, rate / 3)?)?);
+        for (ends, port) in denied.into_iter().zip(PORT.saturating_add(1)..=LAST_PORT) {
+            streams.push(Stream::start(&self.route(ends, port, rate / 3)?)?);
         }
         Ok(Streams {
             denied: streams,

@@ -102,6 +102,10 @@ fn is_policy(document: &Value) -> bool {
         .any(|kind| probes::is_kind(document, kind))
 }
 
+fn on_host(pod: &Value) -> bool {
+    pod.pointer("/spec/hostNetwork").is_some()
+}
+
 fn some_of<'a>(dice: &mut Dice, now: &'a [Value], kind: &str) -> Option<&'a Value> {
     let list: Vec<&Value> = now.iter().filter(|d| probes::is_kind(d, kind)).collect();
     dice.pick(&list).copied()
@@ -133,7 +137,7 @@ fn step(
         }
         // An address moves to another pod, of which the former holder may not have gone yet.
         6 => match (some_of(dice, now, "Pod").cloned(), some_of(dice, now, "Pod")) {
-            (Some(mut taker), Some(giver)) => {
+            (Some(mut taker), Some(giver)) if !on_host(&taker) && !on_host(giver) => {
                 taker["status"]["podIPs"] = giver.pointer("/status/podIPs").cloned().unwrap_or_default();
                 Happening::Put(taker)
             }

@@ -79,3 +79,10 @@ async fn steps_in_their_order_leak_nothing_in_this_harness() {
     assert_eq!(report.denied_delivered, 0, "{report:?}");
     assert_eq!(report.updates, 3_000);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_flush_of_a_table_without_owner_is_closed_within_the_time_of_a_revocation() {
+    let window = never_open::unowned_flush(60_000).await.unwrap();
+
+    assert!(window.open.as_millis() < 1_500, "{window:?}");
+}

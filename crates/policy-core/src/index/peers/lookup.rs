@@ -102,6 +102,22 @@ impl Peers {
         pairs.iter().map(|(key, value)| (text(*key), text(*value))).collect()
     }
 
+    /// Whether nothing is kept but strings.
+    #[cfg(test)]
+    pub(in super::super) fn is_bare(&self) -> bool {
+        self.roster.is_bare()
+            && self.spaces.len() == 0
+            && self.by_space.is_empty()
+            && self.nodes.is_empty()
+            && self.nodes_by_ip.is_empty()
+            && self.sets.len() == 0
+            && self.by_key.is_empty()
+            && self.node_sets.is_empty()
+            && self.scopes.len() == 0
+            && self.by_selector.is_empty()
+            && self.buckets.is_empty()
+    }
+
     /// How much there is.
     pub(in super::super) fn counts(&self) -> Counts {
         let known = |space: &&super::Space| space.labels.is_some();
