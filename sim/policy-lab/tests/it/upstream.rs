@@ -114,11 +114,8 @@ fn built() -> Option<std::path::PathBuf> {
 
 fn note(text: &str) {
     // Straight to the terminal: a captured note would be seen by nobody.
-    writeln!(
-        std::io::stderr(),
-        "expectations against another engine: {text}"
-    )
-    .unwrap();
+    let line = format!("expectations against another engine: {text}\n");
+    std::io::stderr().lock().write_all(line.as_bytes()).unwrap();
 }
 
 fn network_policies_alone(case: &Case) -> bool {
@@ -169,9 +166,12 @@ fn question(documents: &[Value], probes: &[(Probe, bool)]) -> String {
     json!({"documents": documents, "probes": probes}).to_string()
 }
 
+/// The name of a case, and after one of its steps the documents and the probes.
+type Asked<'a> = (&'a str, Vec<Value>, Vec<(Probe, bool)>);
+
 /// By the name of the case: what differs first.
 fn differences(engine: &Path, cases: &[Case]) -> BTreeMap<String, String> {
-    let asked: Vec<(&str, Vec<Value>, Vec<(Probe, bool)>)> = cases
+    let asked: Vec<Asked<'_>> = cases
         .iter()
         .flat_map(|case| {
             case.steps.iter().zip(case.states()).map(|(step, state)| {
