@@ -280,8 +280,10 @@ impl Plan {
             return;
         }
         if anew {
-            // The kernel may have removed the chain with its device.
-            self.applied.spoof.remove(link);
+            // The kernel may have removed the chain with its device, or have kept it without one.
+            if let Some(rules) = self.applied.spoof.get_mut(link) {
+                rules.clear();
+            }
             if let Some(flight) = &mut self.flight {
                 flight.forget_spoof(link);
             }

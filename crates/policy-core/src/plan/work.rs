@@ -83,7 +83,13 @@ impl Flight {
 
     /// The link is not the one any more that its chain is being made for.
     pub(super) fn forget_spoof(&mut self, link: &Name) {
-        self.items.retain(|(_, item)| !matches!(item, Item::Spoof(l, _) if l == link));
+        for (_, item) in &mut self.items {
+            if let Item::Spoof(l, rules) = item
+                && l == link
+            {
+                rules.clear();
+            }
+        }
     }
 
     pub(super) fn take_delta(&mut self, name: &Name, delta: &SetDelta, v4: bool, epoch: u64) {

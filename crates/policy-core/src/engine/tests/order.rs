@@ -169,8 +169,8 @@ fn many_policies_are_found_by_port() {
 fn many_policies_with_ranges_are_cut_into_disjoint_pieces() {
     let mut world = three_pods();
     for n in 0..20_u16 {
-        let mut one = allow(&format!("p{n}"), "c", 100 + n);
-        one["spec"]["ingress"][0]["ports"][0]["endPort"] = json!(110 + n);
+        let mut one = allow(&format!("p{n}"), "c", 100 + 3 * n);
+        one["spec"]["ingress"][0]["ports"][0]["endPort"] = json!(110 + 3 * n);
         world.put(&one);
     }
     world.settle_clean();

@@ -151,6 +151,8 @@ fn somebody_elses_change_is_noticed_by_the_refusal_and_put_right() {
     let table = world.kernel.tables.values_mut().find(|t| &*t.at().name == "terway_policy").unwrap();
     table.sets.get_mut(set.as_str()).unwrap().elements.clear();
     world.drop_pod("b");
+    world.engine.unplace(&attachment("sb"));
     world.settle();
+    assert!(world.engine.stats().refused > 0);
     assert_eq!(world.engine.diff(&Target::Host, &world.kernel.dump()), Vec::<String>::new());
 }
