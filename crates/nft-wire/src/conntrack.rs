@@ -106,8 +106,9 @@ pub enum End {
 pub struct Filter {
     /// Only of this family; an address says it already.
     pub family: Option<crate::name::Family>,
-    /// Only those that have the address at that end. Filtered by the kernel from 5.8 on; older ones send
-    /// all.
+    /// Only those that have the address at that end. Kernels from 5.8 on filter IPv4 addresses; for
+    /// IPv6 the ones that were looked at (6.18) send the flows *without* the address. So ask for IPv4
+    /// only, and pass answers through [`Filter::passes`].
     pub address: Option<(End, IpAddr)>,
     /// Only those whose mark, cut to the mask, is the value.
     pub mark: Option<Mark>,

@@ -1,10 +1,12 @@
 //! Flows: dumped, marked, removed.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use nft_wire::conntrack::{self, Filter, Flow, Mark};
 use nft_wire::frame::{DUMP_INTERRUPTED, Frames};
 use nft_wire::message::{Message, decode};
+use nft_wire::name::Family;
 use nix::errno::Errno;
 
 use super::link::{Link, OpenError, Trouble};
@@ -61,22 +63,30 @@ impl Socket {
     /// # Errors
     /// [`FlowError`]; some flows may have been shown.
     pub fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Flow)) -> Result<(), FlowError> {
-        match self.dump_once(filter, each) {
-            // A kernel that knows no filter (before 5.8) refuses it: filter here.
-            Err(FlowError::Refused(Errno::EOPNOTSUPP | Errno::EINVAL))
-                if filter.address.is_some() =>
-            {
-                let wide = Filter {
-                    address: None,
-                    ..*filter
-                };
-                self.dump_once(&wide, &mut |flow| {
-                    if filter.passes(flow) {
-                        each(flow);
-                    }
-                })
+        let wide = Filter {
+            address: None,
+            family: filter
+                .family
+                .or_else(|| filter.address.map(|(_, a)| family(a))),
+            ..*filter
+        };
+        let mut narrow = |flow: &Flow| {
+            if filter.passes(flow) {
+                each(flow);
             }
-            other => other,
+        };
+        match filter.address {
+            // Kernels (6.18 among them) show the flows that do *not* have the IPv6 address that is asked
+            // for, and hide those that do.
+            Some((_, IpAddr::V6(_))) => self.dump_once(&wide, &mut narrow),
+            None => self.dump_once(filter, &mut narrow),
+            Some((_, IpAddr::V4(_))) => match self.dump_once(filter, &mut narrow) {
+                // Kernels before 5.8 know no such filter.
+                Err(FlowError::Refused(Errno::EOPNOTSUPP | Errno::EINVAL)) => {
+                    self.dump_once(&wide, &mut narrow)
+                }
+                other => other,
+            },
         }
     }
 
@@ -96,8 +106,7 @@ impl Socket {
                 let disturbed = frame.header.flags & DUMP_INTERRUPTED != 0;
                 let flow = conntrack::decode(&frame);
                 match flow.map_err(|error| FlowError::Lost(error.to_string()))? {
-                    Some(flow) if filter.passes(&flow) => each(&flow),
-                    Some(_) => {}
+                    Some(flow) => each(&flow),
                     None => match decode(&frame) {
                         Ok(Message::Done(0)) if disturbed => {
                             return Err(FlowError::Lost("the table was resized".to_owned()));
@@ -205,6 +214,13 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> Result<(), FlowError> {
         self.link.send(bytes).map_err(trouble)
+    }
+}
+
+const fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::Ipv4,
+        IpAddr::V6(_) => Family::Ipv6,
     }
 }
 

@@ -122,13 +122,13 @@ impl Link {
     }
 
     fn over(fd: OwnedFd) -> Result<Self, OpenError> {
-        // Root may go beyond the system's limit; without that right large transactions are refused, and
-        // said so, when they are sent.
-        drop(sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER));
-        drop(sockopt::set_socket_recv_buffer_size_force(
-            &fd,
-            RECEIVE_BUFFER,
-        ));
+        // Root may go beyond the system's limit; without that right large transactions are refused when
+        // they are sent.
+        let send = sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER);
+        let receive = sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_BUFFER);
+        if let Err(error) = send.and(receive) {
+            tracing::warn!(%error, "netlink buffers stay at the system's limit");
+        }
         let address = rustix::net::getsockname(&fd)
             .map_err(|errno| refused("read netlink port")(errno.into()))?;
         let address =
