@@ -29,7 +29,7 @@ use crate::session::{Greeting, Sessions};
 use crate::store::Store;
 use crate::target::{Inputs, Sizes, Targets};
 use crate::uplinks::{NodeAddresses, Uplinks};
-use crate::{journal, target};
+use crate::{journal, owner, target};
 
 /// Where the store lies below the state folder.
 const STORE_FILE: &str = "agent.redb";
@@ -174,6 +174,10 @@ async fn start_node(
     };
     reconciler.adopt().await.context("adopt what is there")?;
     // After the adoption, which frees what no longer is.
+    if config.policy.enabled {
+        let path = config.policy.owner_socket.clone();
+        tasks.spawn("policy owner", owner::hold(path, tasks.stopping()));
+    }
     tasks.spawn("policy", gate.follow(ledger.clone(), tasks.stopping()));
     tasks.spawn_fallible("reconcile", reconciler.run(tasks.stopping()));
     let folder = config.node.state_dir.join(JOURNAL_FOLDER);

@@ -160,7 +160,7 @@ pub struct Policy {
     pub enabled: bool,
     /// The door of policy-agent.
     pub socket: PathBuf,
-    /// Where policy-agent leaves the socket that owns its rules, and finds it again.
+    /// Where policy-agent hands out the socket that owns its rules, to be kept while it is away.
     pub owner_socket: PathBuf,
     /// How long an ADD waits for its policy, in milliseconds.
     pub wait_ms: u64,

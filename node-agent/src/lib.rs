@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod metadata;
 pub mod metrics;
 pub mod notice;
+pub mod owner;
 pub mod pods;
 pub mod pool;
 pub mod reconcile;
