@@ -193,6 +193,18 @@ pub fn addresses(document: &Value) -> Vec<IpAddr> {
     found
 }
 
+/// Whether the pod at this place has the address as well.
+fn holds(places: &[Place], at: &Place, address: IpAddr) -> bool {
+    let who = |place: &Place| match place {
+        Place::Pod { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+        Place::Node { .. } | Place::Outside(_) => None,
+    };
+    at.address() == address
+        || places
+            .iter()
+            .any(|place| place.address() == address && who(place).is_some() && who(place) == who(at))
+}
+
 /// Some probes among the places: pairs of one family of which at least one end is a pod.
 pub fn some(dice: &mut Dice, places: &[Place], count: usize) -> Vec<Probe> {
     let mut out = Vec::with_capacity(count);
@@ -214,7 +226,11 @@ pub fn some(dice: &mut Dice, places: &[Place], count: usize) -> Vec<Probe> {
         };
         let Some(far) = far else { break };
         // A pod that reaches its own address never leaves its namespace.
-        if near.address().is_ipv4() != far.address().is_ipv4() || near.address() == far.address() {
+        // Nor can anybody tell it from another pod that holds one of its addresses.
+        if near.address().is_ipv4() != far.address().is_ipv4()
+            || holds(places, near, far.address())
+            || holds(places, far, near.address())
+        {
             continue;
         }
         let port = dice.pick(&PORTS).copied().unwrap_or(80);
