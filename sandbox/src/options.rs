@@ -147,7 +147,7 @@ pub struct ClusterOptions {
 }
 
 impl Default for ClusterOptions {
-    /// Three nodes in two zones, two shards per vSwitch, dual stack, everything quick.
+    /// Three nodes in two zones, two shards per vSwitch, dual stack, policy on, everything quick.
     fn default() -> Self {
         Self {
             nodes: 3,
@@ -165,7 +165,7 @@ impl Default for ClusterOptions {
             pool_min: 5,
             pool_max: 15,
             cooldown: Duration::from_secs(2),
-            policy: None,
+            policy: Some(PolicyFeed::Folder),
             env: BTreeMap::new(),
             set: BTreeMap::new(),
             bin_dir: None,

@@ -16,7 +16,7 @@ const DIAL_LIMIT: Duration = Duration::from_millis(800);
 /// How long policies may take to be in force.
 const FORCE_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks whether they are.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What was seen.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Proof {
     pub denied: Matrix,
     /// Connections of both clients when the policies were gone again.
     pub after: Matrix,
-    /// From the first look after the policies were written until both clients saw them, in all.
+    /// From the moment the policies were written until the server's node had them in its kernel.
     pub took: Duration,
     /// What `terwayctl policy explain` says of the denied connection.
     pub reasons: Vec<String>,
@@ -95,6 +95,12 @@ pub async fn prove(cluster: &Cluster) -> anyhow::Result<Proof> {
         cluster.apply(policy)?;
     }
     let start = Instant::now();
+    until(async || {
+        let status = cluster.policy_status(1).await?;
+        Ok((status.policies == 2 && status.applied == status.seen, ()))
+    })
+    .await?;
+    let took = start.elapsed();
     let (denied, allowed) = until(async || {
         let denied = dial(&[&stranger], &server).await?;
         let allowed = dial(&[&friend], &server).await?;
@@ -102,7 +108,6 @@ pub async fn prove(cluster: &Cluster) -> anyhow::Result<Proof> {
         Ok((there, (denied, allowed)))
     })
     .await?;
-    let took = start.elapsed();
     let reasons = explain(cluster, 1, &stranger, &server).await?;
     for policy in &policies {
         cluster.withdraw(policy)?;

@@ -29,7 +29,6 @@ fn with_nodes(nodes: usize) -> ClusterOptions {
         nodes,
         zones: 1,
         plain_hosts: 0,
-        policy: Some(PolicyFeed::Folder),
         ..ClusterOptions::default()
     }
 }
