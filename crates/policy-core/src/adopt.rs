@@ -30,6 +30,30 @@ pub struct Slot {
     pub key: Key,
 }
 
+/// What an element says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carry {
+    /// It is a member.
+    Member,
+    /// It leads to a verdict.
+    Leads(Verdict),
+}
+
+impl Carry {
+    /// Of an element as listed.
+    pub fn of(verdict: Option<&Verdict>) -> Self {
+        verdict.map_or(Self::Member, |v| Self::Leads(v.clone()))
+    }
+
+    /// The verdict, in a map.
+    pub const fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Self::Member => None,
+            Self::Leads(verdict) => Some(verdict),
+        }
+    }
+}
+
 /// A change of membership that the kernel does not have yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
@@ -79,7 +103,7 @@ pub struct Applied {
     /// Units by name.
     pub units: HashMap<Name, AppliedUnit>,
     /// Elements of sets of fixed name.
-    pub slots: BTreeMap<Slot, Option<Verdict>>,
+    pub slots: BTreeMap<Slot, Carry>,
     /// Anti-spoof chains and their rules.
     pub spoof: BTreeMap<Name, Vec<Exprs>>,
     /// Chains and sets that are there but hold something else than they should.

@@ -91,7 +91,11 @@ impl Compiler {
             match profile.tiers.last_mut() {
                 Some(part) if part.tier == policy.tier => {
                     // A rule that stands there already never sees a packet the second time.
-                    if !part.bodies.iter().any(|b| b.hash == body.hash && same(b, &body)) {
+                    if !part
+                        .bodies
+                        .iter()
+                        .any(|b| b.hash == body.hash && same(b, &body))
+                    {
                         part.bodies.push(body);
                     }
                 }
@@ -148,8 +152,13 @@ impl Compiler {
             Direction::Ingress => "in",
             Direction::Egress => "eg",
         };
-        let unit = self.intern(Rank::Profile, name(prefix, id), Content::rules(rules), needs);
-        let verdict = Verdict::Goto(unit.name.clone());
+        let unit = self.intern(
+            Rank::Profile,
+            &name(prefix, id),
+            Content::rules(rules),
+            needs,
+        );
+        let verdict = Verdict::Goto(Arc::clone(&unit.name));
         (Some(unit), verdict)
     }
 
@@ -168,7 +177,12 @@ impl Compiler {
                 tier,
                 bodies: Vec::new(),
             };
-            for body in profile.tiers.iter().filter(|t| t.tier == tier).flat_map(|t| &t.bodies) {
+            for body in profile
+                .tiers
+                .iter()
+                .filter(|t| t.tier == tier)
+                .flat_map(|t| &t.bodies)
+            {
                 if subset.is_none_or(|s| s.contains(&place)) {
                     part.bodies.push(Arc::clone(body));
                 }
@@ -226,7 +240,7 @@ impl Compiler {
             bodies: bodies.to_vec(),
             ends,
         };
-        self.intern(Rank::Rules, chain, content, needs)
+        self.intern(Rank::Rules, &chain, content, needs)
     }
 
     /// The rules that one way to meet a clause comes to: per family where addresses matter, per condition on ports.
@@ -243,7 +257,11 @@ impl Compiler {
             && far.within.is_none()
             && one.tuple.is_none()
             && one.no_tuple.is_empty();
-        let families: &[Option<bool>] = if anybody { &[None] } else { &[Some(true), Some(false)] };
+        let families: &[Option<bool>] = if anybody {
+            &[None]
+        } else {
+            &[Some(true), Some(false)]
+        };
         let mut out = Vec::new();
         for v4 in families {
             let mut tests = Vec::new();
@@ -255,7 +273,7 @@ impl Compiler {
                     if !blocks.is_whole(v4) {
                         let unit = self.fixed(block_set(&self.settings, blocks, v4), Vec::new());
                         tests.push(Test {
-                            set: unit.name.clone(),
+                            set: Arc::clone(&unit.name),
                             tuple: false,
                             inverted: false,
                         });
@@ -272,7 +290,7 @@ impl Compiler {
                     for key in list.iter().filter_map(|at| body.key(*at)) {
                         let unit = self.peers(key, v4);
                         tests.push(Test {
-                            set: unit.name.clone(),
+                            set: Arc::clone(&unit.name),
                             tuple,
                             inverted,
                         });
@@ -293,13 +311,17 @@ impl Compiler {
         if ports.every {
             return vec![PortTest::Every];
         }
-        let mut out: Vec<PortTest> = ports.protocols.iter().map(|p| PortTest::Protocol(*p)).collect();
+        let mut out: Vec<PortTest> = ports
+            .protocols
+            .iter()
+            .map(|p| PortTest::Protocol(*p))
+            .collect();
         match ports.ranges.as_slice() {
             [] => {}
             [(protocol, first, last)] => out.push(PortTest::Range(*protocol, *first, *last)),
             _ => {
                 let unit = self.fixed(port_set(&self.settings, ports), Vec::new());
-                out.push(PortTest::Set(unit.name.clone()));
+                out.push(PortTest::Set(Arc::clone(&unit.name)));
                 needs.push(unit);
             }
         }
@@ -311,24 +333,28 @@ impl Compiler {
             key: key.clone(),
             v4,
         };
-        self.intern(Rank::Set, peer_set_name(key, v4), content, Vec::new())
+        self.intern(Rank::Set, &peer_set_name(key, v4), content, Vec::new())
     }
 
     fn fixed(&mut self, spec: SetSpec, needs: Vec<Arc<Unit>>) -> Arc<Unit> {
-        let rank = if needs.is_empty() { Rank::Set } else { Rank::Switch };
+        let rank = if needs.is_empty() {
+            Rank::Set
+        } else {
+            Rank::Switch
+        };
         let set_name = spec.set.name.to_string();
-        self.intern(rank, set_name, Content::Fixed(spec), needs)
+        self.intern(rank, &set_name, Content::Fixed(spec), needs)
     }
 
     /// The unit of this name and content. Another content under the same name moves on to the next name.
     fn intern(
         &mut self,
         rank: Rank,
-        wanted: String,
+        wanted: &str,
         content: Content,
         needs: Vec<Arc<Unit>>,
     ) -> Arc<Unit> {
-        let mut unit_name = Name::from(wanted.as_str());
+        let mut unit_name = Name::from(wanted);
         let mut attempt = 0_u32;
         loop {
             match self.units.get(&unit_name).and_then(Weak::upgrade) {
@@ -342,7 +368,7 @@ impl Compiler {
         }
         let content = content.named(&unit_name);
         let unit = Arc::new(Unit {
-            name: unit_name.clone(),
+            name: Arc::clone(&unit_name),
             rank,
             content,
             needs,

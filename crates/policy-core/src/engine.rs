@@ -132,9 +132,10 @@ impl Engine {
 
     /// Namespaces whose content the engine does not know: dump our tables there, and call [`Engine::adopt`].
     pub fn unknown_targets(&self) -> Vec<Target> {
-        let unknown = self.plans.iter().filter(|(target, plan)| {
-            plan.is_unknown() && !self.dumps.contains_key(*target)
-        });
+        let unknown = self
+            .plans
+            .iter()
+            .filter(|(target, plan)| plan.is_unknown() && !self.dumps.contains_key(*target));
         unknown.map(|(target, _)| target.clone()).collect()
     }
 
@@ -271,12 +272,12 @@ impl Engine {
         {
             return Verdict::Allowed;
         }
-        if self.is_refused(pod) {
-            return Verdict::Denied;
-        }
         let Some(live) = self.live.get(&assignment.profile(direction)) else {
             return Verdict::Denied;
         };
+        if self.is_refused(live) {
+            return Verdict::Denied;
+        }
         self.judge_of(live, assignment).verdict(flow)
     }
 
@@ -289,16 +290,20 @@ impl Engine {
         }
     }
 
-    /// Whether the kernel refuses something that the pod needs, so that it is closed.
-    fn is_refused(&self, pod: &PodKey) -> bool {
-        self.plans.values().any(|plan| plan.has_blocked() && plan.closed_pods().contains(pod))
+    /// Whether the kernel refuses something that a profile needs, so that its pods are closed.
+    fn is_refused(&self, live: &Live) -> bool {
+        live.compiled
+            .root
+            .as_ref()
+            .is_some_and(|root| self.plans.values().any(|plan| plan.is_blocked(&root.name)))
     }
 
     /// Both directions of a flow as this node judges it; traffic of the node itself to its pods is allowed.
     pub fn allows(&self, flow: &Flow) -> bool {
         let passes = |ip: IpAddr, direction| {
             self.addresses.get(&ip).is_none_or(|pods| {
-                pods.iter().any(|pod| self.judge(pod, direction, flow) == Verdict::Allowed)
+                pods.iter()
+                    .any(|pod| self.judge(pod, direction, flow) == Verdict::Allowed)
             })
         };
         passes(flow.source, Direction::Egress)

@@ -6,7 +6,7 @@
 //! Pods of the host network are neither (B9); finished ones are not kept at all (B6); terminating ones count until
 //! their object, and on this node the last attachment of their UID, is gone (B7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use types::pod::{AttachmentKey, PodKey};
 
 use crate::flow::Protocol;
 use crate::object::{Event, Object, ObjectKey, Pod};
-use crate::policy::{Policy, PolicyId};
+use crate::policy::{Policy, PolicyId, Problem};
 
 mod locals;
 mod peers;
@@ -84,8 +84,8 @@ impl Index {
                 }
             }
             Event::Upsert(Object::Policy(policy)) => {
-                if let Some((new, old)) = self.policies.set(policy) {
-                    self.policy_changed(old.as_ref(), Some(&new));
+                if let Some(turn) = self.policies.set(policy) {
+                    self.policy_changed(turn.old.as_ref(), turn.new.as_ref());
                 }
             }
             Event::Delete(ObjectKey::Pod(key)) => self.remove_pod(&key, true),
@@ -101,8 +101,8 @@ impl Index {
                 }
             }
             Event::Delete(ObjectKey::Policy(id)) => {
-                if let Some(old) = self.policies.remove(&id) {
-                    self.policy_changed(Some(&old), None);
+                if let Some(turn) = self.policies.remove(&id) {
+                    self.policy_changed(turn.old.as_ref(), turn.new.as_ref());
                 }
             }
         }
@@ -215,12 +215,17 @@ impl Index {
 
     /// Every policy, by id.
     pub fn policies(&self) -> Vec<Arc<Policy>> {
-        self.policies.all().map(Arc::clone).collect()
+        self.policies.all().collect()
     }
 
     /// One policy.
     pub fn policy(&self, id: &PolicyId) -> Option<Arc<Policy>> {
-        self.policies.get(id).map(Arc::clone)
+        self.policies.get(id)
+    }
+
+    /// Policies in which something could not be read, by id.
+    pub const fn problems(&self) -> &BTreeMap<PolicyId, Vec<Problem>> {
+        self.policies.problems()
     }
 
     /// Policies that would select a pod of any node, in the order of judgement; for `explain`.
@@ -317,6 +322,7 @@ impl Index {
             self.peers.set_pod(pod, local.ips());
             if !pod.host_network {
                 local.policies = self.policies.selecting(&self.peers, who(pod));
+                self.policies.hold(&local.policies);
             }
         } else if had_object {
             self.peers.remove_pod(key);
@@ -334,6 +340,7 @@ impl Index {
             };
             if let Some(pod) = local.object.as_ref().filter(|pod| !pod.host_network) {
                 local.policies = self.policies.selecting(&self.peers, who(pod));
+                self.policies.hold(&local.policies);
             }
             self.subjects_changed.insert(key);
         }
@@ -382,6 +389,9 @@ impl Index {
             if changed {
                 self.subjects_changed.insert(key);
             }
+        }
+        if let Some(new) = new.filter(|new| Arc::strong_count(new) > 1) {
+            self.policies.hold(std::slice::from_ref(new));
         }
     }
 }

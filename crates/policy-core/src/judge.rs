@@ -76,7 +76,11 @@ impl Judge<'_> {
             let mut passed = false;
             for part in self.profile.tiers.iter().filter(|t| t.tier == tier) {
                 for body in &part.bodies {
-                    let action = if passed { None } else { self.action(body, place, flow) };
+                    let action = if passed {
+                        None
+                    } else {
+                        self.action(body, place, flow)
+                    };
                     place += 1;
                     match action {
                         Some(Action::Accept) => return Verdict::Allowed,
@@ -114,7 +118,11 @@ impl Judge<'_> {
         let within = |at: &KeyRef| self.contains(body, place, *at, far, None);
         let named = |at: &KeyRef| self.contains(body, place, *at, far, port);
         one.ports.contains(flow.protocol, flow.port)
-            && one.far.within.as_ref().is_none_or(|blocks| blocks.contains(far))
+            && one
+                .far
+                .within
+                .as_ref()
+                .is_none_or(|blocks| blocks.contains(far))
             && one.far.inside.iter().all(within)
             && !one.far.outside.iter().any(within)
             && one.tuple.as_ref().is_none_or(named)

@@ -10,12 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::Protocol;
 use crate::selector::Selector;
 
 /// What kind of object a policy came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
@@ -49,7 +50,7 @@ impl PolicyKind {
 }
 
 /// Identity of a policy.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PolicyId {
     /// Kind.
     pub kind: PolicyKind,
@@ -70,7 +71,7 @@ impl fmt::Display for PolicyId {
 }
 
 /// Tiers in the order of judgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Tier {
     /// ClusterNetworkPolicy of the admin tier, AdminNetworkPolicy.
     Admin,
@@ -81,11 +82,11 @@ pub enum Tier {
 }
 
 /// Place in the tier: lower comes first. Calico's `order` is a float; it is kept in millionths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Order(pub i64);
 
 /// What a rule does with what it matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Action {
     /// Ends this direction, allowed.
     Accept,
@@ -98,7 +99,7 @@ pub enum Action {
 }
 
 /// Which namespaces a selector of pods is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NamespaceScope {
     /// All: there is no condition, so that a pod counts before the object of its namespace is known.
     Any,
@@ -109,7 +110,7 @@ pub enum NamespaceScope {
 }
 
 /// Pods by namespace, labels and service account; never those of the host network.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PodScope {
     /// Namespaces.
     pub namespaces: NamespaceScope,
@@ -121,7 +122,7 @@ pub struct PodScope {
 }
 
 /// One CIDR and what is taken out of it. Families never cross.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Block {
     /// Network, host bits cleared.
     pub cidr: IpNet,
@@ -130,7 +131,7 @@ pub struct Block {
 }
 
 /// The far end that a rule speaks of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Peer {
     /// Pods.
     Pods(PodScope),
@@ -153,7 +154,7 @@ pub enum Peer {
 }
 
 /// The far ends of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Peers {
     /// No condition.
     Anybody,
@@ -162,7 +163,7 @@ pub enum Peers {
 }
 
 /// One condition on protocol and destination port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Port {
     /// Every port of the protocol.
     All(Protocol),
@@ -173,7 +174,7 @@ pub enum Port {
 }
 
 /// The ports of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Ports {
     /// No condition: every protocol.
     Every,
@@ -185,7 +186,7 @@ pub enum Ports {
 }
 
 /// One rule of one direction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rule {
     /// Its name, or its place counted from 0 as text; for `explain`.
     pub name: Arc<str>,
@@ -198,7 +199,7 @@ pub struct Rule {
 }
 
 /// Something in a document that could not be read or is not supported; the policy fails closed because of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// Path of the field, such as `spec.ingress[0].from[1].ipBlock.cidr`.
     pub field: String,
@@ -207,7 +208,7 @@ pub struct Problem {
 }
 
 /// A policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Identity.
     pub id: PolicyId,

@@ -30,9 +30,11 @@ pub struct TierPart {
 impl TierPart {
     /// Whether a rule can leave the tier, so that its bodies have to stand in one chain.
     pub fn passes(&self) -> bool {
-        self.bodies
-            .iter()
-            .any(|body| body.clauses.iter().any(|c| c.action == Action::Pass && c.can_match()))
+        self.bodies.iter().any(|body| {
+            body.clauses
+                .iter()
+                .any(|c| c.action == Action::Pass && c.can_match())
+        })
     }
 }
 

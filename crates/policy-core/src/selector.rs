@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::labels::Labels;
 
 /// Label that Calico gives to every pod: its namespace.
@@ -18,7 +20,7 @@ pub const NAME: &str = "projectcalico.org/name";
 
 /// A condition on labels. Canonical when made by [`Selector::all`] and [`Selector::any`]: equal meaning written in
 /// another order is equal.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Selector {
     /// Matches everything.
     Everything,
@@ -147,7 +149,10 @@ mod tests {
     }
 
     fn is_in(values: &[&str]) -> Selector {
-        Selector::In(text("app"), values.iter().map(|value| text(value)).collect())
+        Selector::In(
+            text("app"),
+            values.iter().map(|value| text(value)).collect(),
+        )
     }
 
     fn has(key: &str) -> Selector {
@@ -185,12 +190,21 @@ mod tests {
     fn selector_of_equal_meaning_is_equal_whatever_the_order() {
         let (a, b, c) = (has("a"), has("b"), is_in(&["web"]));
         let nested = Selector::all([a.clone(), Selector::all([c.clone(), b.clone()])]);
-        assert_eq!(nested, Selector::all([c.clone(), b.clone(), a.clone(), a.clone()]));
+        assert_eq!(
+            nested,
+            Selector::all([c.clone(), b.clone(), a.clone(), a.clone()])
+        );
         assert_eq!(Selector::all([a.clone(), Selector::Everything]), a);
-        assert_eq!(Selector::all([a.clone(), Selector::Nothing]), Selector::Nothing);
+        assert_eq!(
+            Selector::all([a.clone(), Selector::Nothing]),
+            Selector::Nothing
+        );
         assert_eq!(Selector::all([]), Selector::Everything);
         assert_eq!(Selector::any([]), Selector::Nothing);
         assert_eq!(Selector::any([a.clone(), Selector::Nothing]), a);
-        assert_eq!(Selector::any([a, Selector::Everything]), Selector::Everything);
+        assert_eq!(
+            Selector::any([a, Selector::Everything]),
+            Selector::Everything
+        );
     }
 }

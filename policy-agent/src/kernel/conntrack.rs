@@ -198,12 +198,11 @@ impl Socket {
                 let Ok(Message::Answer(answer)) = decode(&frame) else {
                     continue;
                 };
-                match Errno::from_raw(answer.errno) {
-                    Errno::ENOENT => gone += 1,
-                    errno if answer.errno != 0 => {
-                        failed.get_or_insert(errno);
-                    }
-                    _ => {}
+                let errno = Errno::from_raw(answer.errno);
+                if errno == Errno::ENOENT {
+                    gone += 1;
+                } else if answer.errno != 0 {
+                    failed.get_or_insert(errno);
                 }
                 if seq == last_seq {
                     return failed.map_or(Ok(gone), |errno| Err(FlowError::Refused(errno)));

@@ -385,12 +385,12 @@ impl Socket {
     /// [`CommitError::Owned`] when another socket owns it.
     pub fn remove(&mut self, at: &TableRef) -> Result<(), CommitError> {
         match self.commit(&[Change::DeleteTable(at.clone())]) {
-            Err(CommitError::Refused {
+            Ok(_)
+            | Err(CommitError::Refused {
                 errno: Errno::ENOENT,
                 ..
             }) => Ok(()),
             Err(error) => Err(error),
-            Ok(_) => Ok(()),
         }
     }
 

@@ -299,7 +299,9 @@ impl Bed {
         let mut in_denied = false;
         for line in listed.lines() {
             in_denied |= line.trim_start().starts_with("set denied");
-            if !in_denied {
+            // Whose the table is changes with every start, and so does the comment with his name.
+            let line = line.split(" # ").next().unwrap_or_default();
+            if !in_denied && !line.trim_start().starts_with("flags ") {
                 kept.push_str(line);
                 kept.push('\n');
             }

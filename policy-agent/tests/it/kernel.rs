@@ -1,5 +1,10 @@
 //! The sockets against a kernel, in network namespaces that are made and removed here.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, what can not go on may stop where it stands"
+)]
+
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -47,19 +52,18 @@ impl Place {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("nftk{}-{number}", std::process::id());
         let place = Self { name };
-        place.run("ip", &["netns", "add", &place.name]);
-        place.run("ip", &["-n", &place.name, "link", "set", "lo", "up"]);
+        Self::ip(&["netns", "add", &place.name]);
+        Self::ip(&["-n", &place.name, "link", "set", "lo", "up"]);
         place
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new(program).args(arguments).output().unwrap();
+    fn ip(arguments: &[&str]) {
+        let output = Command::new("ip").args(arguments).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success(),
-            "{program} {arguments:?}: {error} (needs root)"
+            "ip {arguments:?}: {error} (needs root)"
         );
-        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Runs `nft` inside; what it said when it failed.
@@ -187,15 +191,14 @@ fn refused_change_is_named_by_its_index_and_the_others_are_not_done() {
             Change::AddElements(members("s", [0x0a00_0009])),
         ])
         .unwrap_err();
-    match refused {
-        CommitError::Refused {
-            index, errno, what, ..
-        } => {
-            assert_eq!((index, errno), (Some(1), Errno::ENOENT));
-            assert_eq!(what, "delete chain inet nftk absent");
-        }
-        other => panic!("{other:?}"),
-    }
+    let CommitError::Refused {
+        index, errno, what, ..
+    } = refused
+    else {
+        panic!("{refused}");
+    };
+    assert_eq!((index, errno), (Some(1), Errno::ENOENT));
+    assert_eq!(what, "delete chain inet nftk absent");
     assert_eq!(sorted(&mut socket), before);
     // A loop is refused too, by one errno or another.
     let back = Line::new(Family::Inet).jump("c").rule(&at(), "c");
@@ -453,7 +456,7 @@ fn monitor_tells_who_changed_which_table() {
         table: Some(at()),
         port: socket.port(),
     };
-    assert_eq!(events, [ours.clone()]);
+    assert_eq!(events, std::slice::from_ref(&ours));
     place.nft("delete table inet nftk").unwrap();
     let events = listener.read(PATIENCE).unwrap();
     assert!(!events.contains(&ours));
@@ -492,9 +495,9 @@ fn traced_packet_is_followed_rule_by_rule() {
         .read(PATIENCE)
         .unwrap()
         .into_iter()
-        .map(|event| match event {
-            Event::Trace(trace) => trace,
-            other => panic!("{other:?}"),
+        .filter_map(|event| match event {
+            Event::Trace(trace) => Some(trace),
+            Event::Changed { .. } | Event::Lost => None,
         })
         .collect();
     let steps: Vec<_> = traces

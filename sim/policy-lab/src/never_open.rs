@@ -304,13 +304,23 @@ pub async fn unowned_flush(rate: u64) -> anyhow::Result<Window> {
     })
 }
 
-/// Runs updates written in a manner that is known to leak, until something leaks or `updates` are done.
+/// Runs updates written in one manner, until something leaks or `updates` are done.
+///
+/// `neighbour` rules of another tool stand before ours in the same hooks: they accept everything, and a packet takes
+/// its time with them. With enough of them a packet that has entered a hook before a transaction comes to our chain
+/// after it, as it may on any busy node.
 ///
 /// # Errors
 /// The bed failed.
-pub async fn leaky(manner: Manner, updates: u64, rate: u64) -> anyhow::Result<Report> {
+pub async fn leaky(
+    manner: Manner,
+    updates: u64,
+    rate: u64,
+    neighbour: u32,
+) -> anyhow::Result<Report> {
     let mut scene = Scene::create(Kind::Hands(manner)).await?;
     scene.show(0).await?;
+    scene.add_neighbour(neighbour).await?;
     let streams = scene.streams(rate)?;
     let started = Instant::now();
     let mut report = Report::default();

@@ -198,7 +198,7 @@ fn ask(caller: &Standing, guest: &Namespace, to: IpAddr) -> anyhow::Result<(u64,
         .enter(move || UdpSocket::bind((any, 0)))??;
     server.set_read_timeout(Some(PATIENCE))?;
     client.set_read_timeout(Some(PATIENCE))?;
-    let mut lost = 0;
+    let mut lost = 0_u64;
     let mut buffer = [0; 16];
     for question in 0..QUESTIONS {
         client.send_to(&question.to_be_bytes(), (to, ASK))?;

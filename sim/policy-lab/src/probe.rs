@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bed::ledger::{Books, Ledger};
-use crate::probe::packet::{Chunk, Echo, Portless, Sctp};
+use crate::probe::packet::{Chunk, Echo, Portless, Sctp, Solicitation};
 use crate::probe::run::{Flight, Run, connect, hear, kept_is_fine, payload, send_raw};
 use crate::probe::station::{Ears, Station};
 use anyhow::{Context, bail};
@@ -58,6 +58,8 @@ pub enum Kind {
     /// A packet of protocol 47, which has no ports; it is answered. Nodes forget all flows before a run with one,
     /// and a run must not have it both ways between two addresses: the second would be an answer to the first.
     Portless,
+    /// IPv6 only: a neighbour solicitation with an ordinary hop limit. It has no answer; to arrive is enough.
+    Solicitation,
 }
 
 /// One attempt.
@@ -357,6 +359,11 @@ impl Prober {
                     id: port,
                     number,
                 };
+                let socket = &self.ears_of(probe)?.echo;
+                kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
+            }
+            Kind::Solicitation => {
+                let packet = Solicitation { port, number };
                 let socket = &self.ears_of(probe)?.echo;
                 kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
             }

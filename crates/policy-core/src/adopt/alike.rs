@@ -37,7 +37,10 @@ pub fn exprs_alike(a: &[Expr], b: &[Expr]) -> bool {
 /// Whether a chain's rules are those that it should have.
 pub fn rules_alike(listed: &[Rule], wanted: &[Exprs]) -> bool {
     listed.len() == wanted.len()
-        && listed.iter().zip(wanted).all(|(a, b)| exprs_alike(&a.exprs, b))
+        && listed
+            .iter()
+            .zip(wanted)
+            .all(|(a, b)| exprs_alike(&a.exprs, b))
 }
 
 /// Whether a set is of the kind that it should be. Size and timeout may be those of an earlier configuration.

@@ -1,6 +1,6 @@
 //! Reads a dump against what should be there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use nft_wire::element::Element;
@@ -9,7 +9,7 @@ use nft_wire::name::{Name, TableRef};
 use nft_wire::snapshot::{SetState, Snapshot};
 
 use super::alike::{rules_alike, set_alike};
-use super::{Applied, AppliedUnit, FrameObject, Pending, Slot};
+use super::{Applied, AppliedUnit, Carry, FrameObject, Pending, Slot};
 use crate::compile::{Content, Rank, Unit};
 use crate::index::Member;
 use crate::layout::frame::{allowed_sets, bases, ends};
@@ -33,7 +33,9 @@ pub struct Wants<'a> {
 
 impl std::fmt::Debug for Wants<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wants").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Wants")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,7 +44,8 @@ pub fn survey(dump: &[Snapshot], wants: &Wants<'_>) -> Applied {
     let mut applied = Applied::default();
     let table = |at: TableRef| dump.iter().find(|s| *s.at() == at);
     // An empty table that nobody made shows nothing.
-    if let Some(policy) = table(inet(wants.settings)).filter(|s| s.generation != 0 || !is_empty(s)) {
+    if let Some(policy) = table(inet(wants.settings)).filter(|s| s.generation != 0 || !is_empty(s))
+    {
         applied.frame.insert(FrameObject::Table);
         applied.orphan = wants.settings.owner && policy.table.owner.is_none();
         frame(policy, wants, &mut applied);
@@ -52,7 +55,7 @@ pub fn survey(dump: &[Snapshot], wants: &Wants<'_>) -> Applied {
         applied.frame.insert(FrameObject::SpoofTable);
         for (chain, state) in &spoof.chains {
             let rules = state.rules.iter().map(|r| plain(&r.exprs)).collect();
-            applied.spoof.insert(chain.clone(), rules);
+            applied.spoof.insert(Arc::clone(chain), rules);
         }
     }
     applied
@@ -78,7 +81,10 @@ fn plain(exprs: &[Expr]) -> Vec<Expr> {
 
 fn frame(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
     let settings = wants.settings;
-    for spec in ends(settings, wants.place).into_iter().chain(bases(settings, wants.place)) {
+    for spec in ends(settings, wants.place)
+        .into_iter()
+        .chain(bases(settings, wants.place))
+    {
         let Some(state) = policy.chains.get(&spec.chain.name) else {
             continue;
         };
@@ -87,9 +93,9 @@ fn frame(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
             applied.hopeless.get_or_insert(what);
             continue;
         }
-        let name = spec.chain.name.clone();
+        let name = Arc::clone(&spec.chain.name);
         if !rules_alike(&state.rules, &spec.rules) {
-            applied.damaged.insert(name.clone());
+            applied.damaged.insert(Arc::clone(&name));
         }
         applied.frame.insert(if spec.chain.base.is_some() {
             FrameObject::Base(name)
@@ -108,14 +114,18 @@ fn frame(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
             applied.hopeless.get_or_insert(what);
             continue;
         }
-        applied.frame.insert(FrameObject::Set(set.name.clone()));
+        applied
+            .frame
+            .insert(FrameObject::Set(Arc::clone(&set.name)));
         if let Some(table) = Table::by_name(&set.name) {
             for element in &state.elements {
                 let slot = Slot {
                     table,
                     key: element.key.clone(),
                 };
-                applied.slots.insert(slot, element.verdict.clone());
+                applied
+                    .slots
+                    .insert(slot, Carry::of(element.verdict.as_ref()));
             }
         }
     }
@@ -123,9 +133,11 @@ fn frame(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
         let Some(state) = policy.sets.get(&spec.set.name) else {
             continue;
         };
-        applied.frame.insert(FrameObject::Set(spec.set.name.clone()));
+        applied
+            .frame
+            .insert(FrameObject::Set(Arc::clone(&spec.set.name)));
         if !same_elements(&state.elements, &spec.elements) {
-            applied.damaged.insert(spec.set.name.clone());
+            applied.damaged.insert(Arc::clone(&spec.set.name));
         }
     }
 }
@@ -136,13 +148,19 @@ fn units(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
         .values()
         .flat_map(|c| &c.rules)
         .flat_map(|r| &r.exprs)
-        .filter_map(|e| match e {
-            Expr::Lookup { set, .. } => Some(set),
-            _ => None,
+        .filter_map(|e| {
+            if let Expr::Lookup { set, .. } = e {
+                Some(set)
+            } else {
+                None
+            }
         })
         .collect();
     for (name, state) in &policy.chains {
-        let fixed = [FrameObject::Chain(name.clone()), FrameObject::Base(name.clone())];
+        let fixed = [
+            FrameObject::Chain(Arc::clone(name)),
+            FrameObject::Base(Arc::clone(name)),
+        ];
         if fixed.iter().any(|f| applied.frame.contains(f)) {
             continue;
         }
@@ -151,32 +169,39 @@ fn units(policy: &Snapshot, wants: &Wants<'_>, applied: &mut Applied) {
             match &unit.content {
                 Content::Rules { rules, .. } if state.chain.base.is_none() => {
                     if !rules_alike(&state.rules, rules) {
-                        applied.damaged.insert(name.clone());
+                        applied.damaged.insert(Arc::clone(name));
                     }
                 }
                 Content::Rules { .. } | Content::Peers { .. } | Content::Fixed(_) => {
-                    applied.hopeless.get_or_insert(format!("chain {name} stands for a set or a hook"));
+                    applied
+                        .hopeless
+                        .get_or_insert(format!("chain {name} stands for a set or a hook"));
                     continue;
                 }
             }
         }
         let ours = wanted.is_some();
         let rank = wanted.map_or_else(|| rank_by_name(name, true), |u| u.rank);
-        applied.units.insert(name.clone(), whole(rank, true, ours));
+        applied
+            .units
+            .insert(Arc::clone(name), whole(rank, true, ours));
     }
     for (name, state) in &policy.sets {
-        if applied.frame.contains(&FrameObject::Set(name.clone())) {
+        if applied.frame.contains(&FrameObject::Set(Arc::clone(name))) {
             continue;
         }
         let Some(unit) = (wants.units)(name) else {
-            applied.units.insert(name.clone(), whole(rank_by_name(name, false), false, false));
+            applied.units.insert(
+                Arc::clone(name),
+                whole(rank_by_name(name, false), false, false),
+            );
             continue;
         };
         match set_unit(state, &unit, wants, referred.contains(name)) {
             Ok((entry, damaged)) => {
-                applied.units.insert(name.clone(), entry);
+                applied.units.insert(Arc::clone(name), entry);
                 if damaged {
-                    applied.damaged.insert(name.clone());
+                    applied.damaged.insert(Arc::clone(name));
                 }
             }
             Err(what) => {
@@ -207,24 +232,26 @@ fn set_unit(
             if !set_alike(&state.set, &set) {
                 return Err(format!("set {} has another type", unit.name));
             }
-            let mut listed: HashMap<Member, ()> = HashMap::with_capacity(state.elements.len());
+            let mut listed: HashSet<Member> = HashSet::with_capacity(state.elements.len());
             for element in &state.elements {
                 if let Some(member) = member_of(&element.key, &set.key) {
-                    listed.insert(member, ());
+                    listed.insert(member);
                 }
             }
             let mut missing = Vec::new();
             for member in (wants.members)(unit) {
-                if listed.remove(&member).is_none() {
+                if !listed.remove(&member) {
                     missing.push(member);
                 }
             }
             let epoch = wants.epoch;
-            for member in listed.into_keys() {
+            for member in listed {
                 entry.pending.insert(member, Pending { add: false, epoch });
             }
             if referred {
-                let adds = missing.into_iter().map(|m| (m, Pending { add: true, epoch }));
+                let adds = missing
+                    .into_iter()
+                    .map(|m| (m, Pending { add: true, epoch }));
                 entry.pending.extend(adds);
             } else if !missing.is_empty() {
                 // Nothing leads to it yet: it was being filled when the last process ended.

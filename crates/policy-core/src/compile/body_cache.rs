@@ -13,7 +13,8 @@ struct Entry {
     policy: Arc<Policy>,
     /// Names of ports that ingress rules resolve on the subject.
     names: Vec<Arc<str>>,
-    egress: Option<Option<Arc<Body>>>,
+    /// `None`: it says nothing about egress.
+    egress: Option<Arc<Body>>,
     /// By the subject's ports of those names.
     ingress: HashMap<Vec<NamedPort>, Option<Arc<Body>>>,
 }
@@ -40,21 +41,21 @@ impl BodyCache {
             let entry = Entry {
                 policy: Arc::clone(policy),
                 names: own_names(policy).into_iter().map(Arc::from).collect(),
-                egress: None,
+                egress: Body::of(policy, Direction::Egress, &[]).map(Arc::new),
                 ingress: HashMap::new(),
             };
             self.entries.insert(policy.id.clone(), entry);
         }
         let entry = self.entries.get_mut(&policy.id)?;
         match direction {
-            Direction::Egress => entry
-                .egress
-                .get_or_insert_with(|| Body::of(policy, direction, &[]).map(Arc::new))
-                .clone(),
+            Direction::Egress => entry.egress.clone(),
             Direction::Ingress => {
                 let names = &entry.names;
-                let mut own: Vec<NamedPort> =
-                    ports.iter().filter(|p| names.contains(&p.name)).cloned().collect();
+                let mut own: Vec<NamedPort> = ports
+                    .iter()
+                    .filter(|p| names.contains(&p.name))
+                    .cloned()
+                    .collect();
                 own.sort_unstable();
                 own.dedup();
                 if let Some(known) = entry.ingress.get(&own) {
@@ -79,7 +80,7 @@ impl BodyCache {
                 .retain(|_, body| body.as_ref().is_some_and(|b| Arc::strong_count(b) > 1));
         }
         self.entries.retain(|_, entry| {
-            let egress = entry.egress.as_ref().and_then(Option::as_ref);
+            let egress = entry.egress.as_ref();
             !entry.ingress.is_empty() || egress.is_some_and(|b| Arc::strong_count(b) > 1)
         });
     }

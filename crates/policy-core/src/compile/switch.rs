@@ -43,18 +43,20 @@ impl Compiler {
             return self.structure(profile, None);
         }
         let mut chains: BTreeMap<BTreeSet<usize>, Arc<Unit>> = BTreeMap::new();
-        let exact = pieces.list.iter().all(|((_, first, last), _)| first == last);
+        let exact = pieces
+            .list
+            .iter()
+            .all(|((_, first, last), _)| first == last);
         let mut elements = Vec::new();
         for (ports, subset) in &pieces.list {
-            let unit = match chains.get(subset) {
-                Some(unit) => Arc::clone(unit),
-                None => {
-                    let unit = self.subset_chain(profile, subset);
-                    chains.insert(subset.clone(), Arc::clone(&unit));
-                    unit
-                }
+            let unit = if let Some(unit) = chains.get(subset) {
+                Arc::clone(unit)
+            } else {
+                let unit = self.subset_chain(profile, subset);
+                chains.insert(subset.clone(), Arc::clone(&unit));
+                unit
             };
-            let verdict = Verdict::Goto(unit.name.clone());
+            let verdict = Verdict::Goto(Arc::clone(&unit.name));
             elements.push(port_element(ports, exact, Some(verdict)));
         }
         let mut sip = Sip::new();
@@ -77,26 +79,36 @@ impl Compiler {
         let mut sip = Sip::new();
         let ingress = profile.direction == Direction::Ingress;
         (ingress, &rules).hash(&mut sip);
-        self.intern(Rank::Subset, name("s", sip.finish()), Content::rules(rules), needs)
+        self.intern(
+            Rank::Subset,
+            &name("s", sip.finish()),
+            Content::rules(rules),
+            needs,
+        )
     }
 }
 
 /// Whether a body has a rule for every port of a protocol (`None`: for protocols without ports).
 fn is_general(body: &Body, protocol: Option<Protocol>) -> bool {
-    body.clauses.iter().flat_map(|c| &c.matches).any(|m| match protocol {
-        Some(p) => (m.ports.every || m.ports.protocols.contains(&p)) && m.speaks_of(body, p),
-        None => {
-            m.ports.every && m.tuple.is_none()
-                || m.ports.protocols.iter().any(|p| !PROTOCOLS.contains(p))
-        }
-    })
+    body.clauses
+        .iter()
+        .flat_map(|c| &c.matches)
+        .any(|m| match protocol {
+            Some(p) => (m.ports.every || m.ports.protocols.contains(&p)) && m.speaks_of(body, p),
+            None => {
+                m.ports.every && m.tuple.is_none()
+                    || m.ports.protocols.iter().any(|p| !PROTOCOLS.contains(p))
+            }
+        })
 }
 
 fn cut(profile: &Profile) -> Pieces {
     let bodies: Vec<&Arc<Body>> = profile.bodies().collect();
     let places = |protocol| -> BTreeSet<usize> {
         let all = bodies.iter().enumerate();
-        all.filter(|(_, b)| is_general(b, protocol)).map(|(at, _)| at).collect()
+        all.filter(|(_, b)| is_general(b, protocol))
+            .map(|(at, _)| at)
+            .collect()
     };
     let mut list = Vec::new();
     let mut rest = places(None);
@@ -109,10 +121,18 @@ fn cut(profile: &Profile) -> Pieces {
 }
 
 /// The named ports of one protocol, cut wherever a rule begins or ends.
-fn cut_protocol(bodies: &[&Arc<Body>], protocol: Protocol, general: &BTreeSet<usize>) -> Vec<Piece> {
+fn cut_protocol(
+    bodies: &[&Arc<Body>],
+    protocol: Protocol,
+    general: &BTreeSet<usize>,
+) -> Vec<Piece> {
     // At a port: the bodies that begin there, and those that ended just before.
     let mut edges: BTreeMap<u32, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-    for (at, body) in bodies.iter().enumerate().filter(|(at, _)| !general.contains(at)) {
+    for (at, body) in bodies
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !general.contains(at))
+    {
         for m in body.clauses.iter().flat_map(|c| &c.matches) {
             for (_, first, last) in m.ports.ranges.iter().filter(|r| r.0 == protocol) {
                 edges.entry(u32::from(*first)).or_default().0.push(at);
@@ -145,7 +165,9 @@ fn cut_protocol(bodies: &[&Arc<Body>], protocol: Protocol, general: &BTreeSet<us
         }
         let subset: BTreeSet<usize> = active.keys().chain(general).copied().collect();
         match out.last_mut() {
-            Some(((_, _, end), same)) if end.checked_add(1) == Some(first) && *same == subset => *end = last,
+            Some(((_, _, end), same)) if end.checked_add(1) == Some(first) && *same == subset => {
+                *end = last
+            }
             _ => out.push(((protocol, first, last), subset)),
         }
     }

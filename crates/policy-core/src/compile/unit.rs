@@ -74,7 +74,7 @@ impl Content {
     /// The same under another name.
     pub(super) fn named(mut self, name: &Name) -> Self {
         match &mut self {
-            Self::Fixed(spec) => spec.set.name = name.clone(),
+            Self::Fixed(spec) => spec.set.name = Arc::clone(name),
             Self::Rules { .. } | Self::Peers { .. } => {}
         }
         self

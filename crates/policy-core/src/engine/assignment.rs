@@ -102,7 +102,8 @@ impl Engine {
             self.attached.remove(&placement.attachment);
         }
         for placement in &subject.placements {
-            self.attached.insert(placement.attachment.clone(), key.clone());
+            self.attached
+                .insert(placement.attachment.clone(), key.clone());
         }
         self.assigned.insert(
             key.clone(),
@@ -179,8 +180,11 @@ impl Engine {
 
     /// Host-side links of a pod: those of its attachments, or the one that follows from its name.
     fn links(&self, subject: &Subject) -> Vec<Name> {
-        let mut links: Vec<Name> =
-            subject.placements.iter().filter_map(|p| p.host_link.clone()).collect();
+        let mut links: Vec<Name> = subject
+            .placements
+            .iter()
+            .filter_map(|p| p.host_link.clone())
+            .collect();
         if subject.placements.is_empty()
             && let Some(name) = self.settings.link_name
         {
@@ -240,19 +244,29 @@ impl Engine {
         let Some(plan) = self.plans.get_mut(&Target::Host) else {
             return out;
         };
-        let placements = subject.placements.iter().filter(|_| self.settings.anti_spoof && !opted_out);
+        let placements = subject
+            .placements
+            .iter()
+            .filter(|_| self.settings.anti_spoof && !opted_out);
         for placement in placements {
             let Some(link) = &placement.host_link else {
                 continue;
             };
-            let ips = if placement.ips.is_empty() { &subject.ips } else { &placement.ips };
+            let ips = if placement.ips.is_empty() {
+                &subject.ips
+            } else {
+                &placement.ips
+            };
             if ips.is_empty() || link.is_empty() || link.len() > LINK_MAX {
                 continue;
             }
-            let anew = before.spoof.get(link).is_some_and(|a| *a != placement.attachment);
+            let anew = before
+                .spoof
+                .get(link)
+                .is_some_and(|a| *a != placement.attachment);
             let spec = spoof_chain(&self.settings, link, ips);
             plan.set_spoof(link, Some((subject.key.clone(), spec)), anew);
-            out.insert(link.clone(), placement.attachment.clone());
+            out.insert(Arc::clone(link), placement.attachment.clone());
         }
         for link in before.spoof.keys().filter(|link| !out.contains_key(*link)) {
             plan.set_spoof(link, None, false);

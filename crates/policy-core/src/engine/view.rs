@@ -15,7 +15,7 @@ use crate::judge::{Explanation, Reason, Verdict, key_text, reasons};
 use crate::layout::frame::is_always_allowed;
 use crate::layout::names::Table;
 use crate::layout::rules::peer_set_name;
-use crate::plan::{Object, Target};
+use crate::plan::{Object, Plan, Target};
 use crate::policy::PolicyId;
 
 impl Engine {
@@ -53,13 +53,20 @@ impl Engine {
             }
         }
         let host = self.plans.get(&Target::Host)?;
-        let open = assignment.spoof.keys().find(|link| !host.spoof_settled(link));
+        let open = assignment
+            .spoof
+            .keys()
+            .find(|link| !host.spoof_settled(link));
         open.map(|link| format!("the anti-spoof chain of {link} is not committed yet"))
     }
 
     /// Why a flow is allowed or denied.
     pub fn explain(&self, flow: &Flow) -> Explanation {
-        let first = |ip| self.addresses.get(&ip).and_then(|pods| pods.iter().next().cloned());
+        let first = |ip| {
+            self.addresses
+                .get(&ip)
+                .and_then(|pods| pods.iter().next().cloned())
+        };
         let (source, destination) = (first(flow.source), first(flow.destination));
         let mut told: Vec<Reason> = Vec::new();
         let mut side = |pod: &Option<PodKey>, direction| {
@@ -98,17 +105,20 @@ impl Engine {
             && is_always_allowed(&self.settings, flow.destination)
             && assignment.is_some_and(|a| !a.is_closed())
         {
-            let text = format!("egress of {pod}: the configuration allows {}", flow.destination);
+            let text = format!(
+                "egress of {pod}: the configuration allows {}",
+                flow.destination
+            );
             return (Verdict::Allowed, vec![note(text)]);
-        }
-        if self.is_refused(pod) {
-            let text = format!("{pod} is closed: the kernel refuses an object that it needs");
-            return (Verdict::Denied, vec![note(text)]);
         }
         let known = assignment.and_then(|a| Some((a, self.live.get(&a.profile(direction))?)));
         let (Some((assignment, live)), Some(subject)) = (known, self.index.subject(pod)) else {
             return (Verdict::Denied, vec![note(format!("{pod} is not known"))]);
         };
+        if self.is_refused(live) {
+            let text = format!("{pod} is closed: the kernel refuses an object that it needs");
+            return (Verdict::Denied, vec![note(text)]);
+        }
         reasons(self.judge_of(live, assignment), &subject, direction, flow)
     }
 
@@ -130,7 +140,10 @@ impl Engine {
         let closed = if assignment.is_closed() {
             Some("its object is not known".to_owned())
         } else {
-            self.is_refused(pod)
+            [assignment.ingress, assignment.egress]
+                .iter()
+                .filter_map(|id| self.live.get(id))
+                .any(|live| self.is_refused(live))
                 .then(|| "the kernel refuses an object that it needs".to_owned())
         };
         Some(PodView {
@@ -160,7 +173,9 @@ impl Engine {
                 keys.extend(&body.keys);
             }
         }
-        let sets = keys.into_iter().flat_map(|k| [true, false].map(|v4| peer_set_name(k, v4)));
+        let sets = keys
+            .into_iter()
+            .flat_map(|k| [true, false].map(|v4| peer_set_name(k, v4)));
         Some(ProfileView {
             direction,
             isolated: profile.isolated,
@@ -180,7 +195,10 @@ impl Engine {
             .collect();
         let mut out = Vec::new();
         for key in keys {
-            let members = self.index.set(key).map_or_else(Vec::new, |id| self.index.members(id));
+            let members = self
+                .index
+                .set(key)
+                .map_or_else(Vec::new, |id| self.index.members(id));
             for v4 in [true, false] {
                 out.push(SetView {
                     name: peer_set_name(key, v4),
@@ -195,7 +213,12 @@ impl Engine {
     /// Policies with problems, and objects that the kernel refuses.
     pub fn problems(&self) -> Vec<ProblemView> {
         let mut out = Vec::new();
-        for policy in self.index.policies().iter().filter(|p| !p.problems.is_empty()) {
+        for policy in self
+            .index
+            .policies()
+            .iter()
+            .filter(|p| !p.problems.is_empty())
+        {
             let pods = self.selected_by(&policy.id);
             out.extend(policy.problems.iter().map(|problem| ProblemView {
                 policy: Some(policy.id.clone()),
@@ -206,8 +229,12 @@ impl Engine {
         }
         for plan in self.plans.values() {
             for (object, refusal) in plan.refusals().iter().filter(|(_, r)| r.stuck) {
-                let closes = matches!(object, Object::Unit(_) | Object::Members(_));
-                let closed = if closes { plan.closed_pods() } else { BTreeSet::new() };
+                let closing = matches!(object, Object::Unit(_) | Object::Members(_));
+                let closed = if closing {
+                    plan.closed_pods()
+                } else {
+                    BTreeSet::new()
+                };
                 out.push(ProblemView {
                     policy: None,
                     what: object.to_string(),
@@ -221,7 +248,10 @@ impl Engine {
     }
 
     fn selected_by(&self, policy: &PolicyId) -> Vec<PodKey> {
-        let subjects = self.assigned.keys().filter_map(|key| self.index.subject(key));
+        let subjects = self
+            .assigned
+            .keys()
+            .filter_map(|key| self.index.subject(key));
         subjects
             .filter(|s| s.policies.iter().any(|p| p.id == *policy))
             .map(|s| s.key)
@@ -235,7 +265,12 @@ impl Engine {
             profiles: self.live.len(),
             steps: self.steps,
             refused: self.refused,
-            problem_policies: self.index.policies().iter().filter(|p| !p.problems.is_empty()).count(),
+            problem_policies: self
+                .index
+                .policies()
+                .iter()
+                .filter(|p| !p.problems.is_empty())
+                .count(),
             ..Stats::default()
         };
         let mut closed = BTreeSet::new();
@@ -260,6 +295,8 @@ impl Engine {
 
     /// Chains and sets by content that a namespace has, as far as known.
     pub fn applied_units(&self, target: &Target) -> BTreeSet<Arc<str>> {
-        self.plans.get(target).map_or_else(BTreeSet::new, |plan| plan.applied_names())
+        self.plans
+            .get(target)
+            .map_or_else(BTreeSet::new, Plan::applied_names)
     }
 }

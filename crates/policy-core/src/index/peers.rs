@@ -172,10 +172,7 @@ impl Peers {
 
     fn who<'a>(&'a self, like: &'a Likeness) -> Who<'a> {
         Who {
-            namespace: self
-                .spaces
-                .get(like.space)
-                .map_or("", |space| &*space.name),
+            namespace: self.spaces.get(like.space).map_or("", |space| &*space.name),
             account: self.strings.text(like.account),
             tags: Tags::Pairs(&like.labels),
         }

@@ -167,7 +167,9 @@ impl Roster {
     pub(super) fn find_class(&self, like: &Likeness) -> Option<u32> {
         self.by_likeness
             .find(self.hasher.hash_one(like), |id| {
-                self.classes.get(*id).is_some_and(|class| class.like == *like)
+                self.classes
+                    .get(*id)
+                    .is_some_and(|class| class.like == *like)
             })
             .copied()
     }
@@ -297,7 +299,10 @@ impl Roster {
                     .saturating_add(block(class.pods.capacity().saturating_mul(4)))
             })
             .sum();
-        let tables = self.by_name.capacity().saturating_mul(6)
+        let tables = self
+            .by_name
+            .capacity()
+            .saturating_mul(6)
             .saturating_add(self.by_ip.capacity().saturating_mul(10))
             .saturating_add(self.by_likeness.capacity().saturating_mul(6));
         pods.saturating_add(classes)

@@ -61,7 +61,9 @@ impl<T> Slab<T> {
 
     /// All, by number.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        (0..).zip(&self.items).filter_map(|(id, item)| Some((id, item.as_ref()?)))
+        (0..)
+            .zip(&self.items)
+            .filter_map(|(id, item)| Some((id, item.as_ref()?)))
     }
 
     /// Room taken by the lists themselves, bytes.

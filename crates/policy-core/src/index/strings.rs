@@ -73,7 +73,11 @@ impl Strings {
 
     /// Memory held, bytes.
     pub(super) fn bytes(&self) -> usize {
-        let texts: usize = self.items.iter().map(|(_, text)| super::block(text.len())).sum();
+        let texts: usize = self
+            .items
+            .iter()
+            .map(|(_, text)| super::block(text.len()))
+            .sum();
         texts
             .saturating_add(self.items.bytes())
             .saturating_add(self.table.capacity().saturating_mul(6))

@@ -130,7 +130,11 @@ fn namespace(index: &mut Index, name: &str, pairs: &[(&str, &str)]) {
 }
 
 fn addresses(index: &Index, set: SetId) -> Vec<IpAddr> {
-    index.members(set).into_iter().map(|member| member.ip).collect()
+    index
+        .members(set)
+        .into_iter()
+        .map(|member| member.ip)
+        .collect()
 }
 
 fn plain(text: &str) -> Member {

@@ -53,29 +53,27 @@ impl Teller<'_> {
         });
     }
 
-    fn rule(&mut self, tier: Tier, body: &Body, clause: &Clause, chain: &str, text: String, hit: bool) {
-        self.out.push(Reason {
-            direction: self.direction,
-            tier: Some(tier),
-            policy: Some(body.policy.clone()),
-            rule: Some(clause.name.to_string()),
-            action: hit.then_some(clause.action),
-            chain: Some(chain.to_owned()),
-            text,
-        });
-    }
-
     /// The clauses of a body in order; what ended it.
     fn body(&mut self, tier: Tier, body: &Body, place: usize, chain: &str) -> Option<Action> {
         for clause in &body.clauses {
             let who = format!("{} rule {}", body.policy, clause.name);
+            let mut reason = Reason {
+                direction: self.direction,
+                tier: Some(tier),
+                policy: Some(body.policy.clone()),
+                rule: Some(clause.name.to_string()),
+                action: None,
+                chain: Some(chain.to_owned()),
+                text: String::new(),
+            };
             let hit = clause
                 .matches
                 .iter()
                 .any(|m| self.judge.meets(body, place, m, self.flow));
             if !hit {
                 let why = self.miss(body, clause);
-                self.rule(tier, body, clause, chain, format!("{who} does not match: {why}"), false);
+                reason.text = format!("{who} does not match: {why}");
+                self.out.push(reason);
                 continue;
             }
             let verb = match clause.action {
@@ -84,7 +82,9 @@ impl Teller<'_> {
                 Action::Pass => "leaves the tier",
                 Action::Log => "counts, and goes on",
             };
-            self.rule(tier, body, clause, chain, format!("{who} matches: it {verb}"), true);
+            reason.action = Some(clause.action);
+            reason.text = format!("{who} matches: it {verb}");
+            self.out.push(reason);
             if clause.action != Action::Log {
                 return Some(clause.action);
             }
@@ -100,10 +100,19 @@ impl Teller<'_> {
         }
         let wanted = |m: &&Match| m.ports.contains(flow.protocol, flow.port);
         let Some(one) = clause.matches.iter().find(wanted) else {
-            return format!("{} port {} is not in it", protocol_text(flow.protocol), flow.port);
+            return format!(
+                "{} port {} is not in it",
+                protocol_text(flow.protocol),
+                flow.port
+            );
         };
         let address = far(self.direction, flow);
-        if one.far.within.as_ref().is_some_and(|b| !b.contains(address)) {
+        if one
+            .far
+            .within
+            .as_ref()
+            .is_some_and(|b| !b.contains(address))
+        {
             return format!("{address} is in none of its networks");
         }
         let sets = one.far.inside.iter().chain(&one.tuple);
@@ -113,7 +122,13 @@ impl Teller<'_> {
                 return format!("set {name} ({}) lacks {address}", key_text(key));
             }
         }
-        for key in one.far.outside.iter().chain(&one.no_tuple).filter_map(|at| body.key(*at)) {
+        for key in one
+            .far
+            .outside
+            .iter()
+            .chain(&one.no_tuple)
+            .filter_map(|at| body.key(*at))
+        {
             if self.judge.holds(key, flow, self.direction) {
                 return format!("{address} is among {}, which it leaves out", key_text(key));
             }
@@ -132,7 +147,9 @@ pub(crate) fn key_text(key: &PeerKey) -> String {
                 NamespaceScope::Own(name) => format!("namespace {name}"),
                 NamespaceScope::Matching(selector) => format!("namespaces with {selector:?}"),
             };
-            let port = port.as_ref().map_or_else(String::new, |port| format!(", their port {}", port.name));
+            let port = port
+                .as_ref()
+                .map_or_else(String::new, |port| format!(", their port {}", port.name));
             format!("pods with {:?} of {place}{port}", scope.pods)
         }
     }
@@ -147,7 +164,12 @@ fn isolating(subject: &Subject, direction: Direction) -> Vec<&PolicyId> {
                 Direction::Egress => policy.egress.is_some(),
             }
     };
-    subject.policies.iter().filter(speaks).map(|p| &p.id).collect()
+    subject
+        .policies
+        .iter()
+        .filter(speaks)
+        .map(|p| &p.id)
+        .collect()
 }
 
 /// The verdict of one direction and the steps to it.
@@ -171,22 +193,33 @@ fn tell(teller: &mut Teller<'_>, subject: &Subject) -> Verdict {
     let judge = teller.judge;
     let who = format!("{} {}", direction_word(teller.direction), subject.key);
     if judge.profile.closed {
-        teller.say(None, format!("{who}: everything is denied, because the pod's object is not known"));
+        teller.say(
+            None,
+            format!("{who}: everything is denied, because the pod's object is not known"),
+        );
         return Verdict::Denied;
     }
     if judge.profile.is_open() {
-        teller.say(None, format!("{who}: no policy selects the pod for this direction; everything is allowed"));
+        teller.say(
+            None,
+            format!("{who}: no policy selects the pod for this direction; everything is allowed"),
+        );
         return Verdict::Allowed;
     }
     let mut place = 0;
     for tier in [Tier::Admin, Tier::Namespaced, Tier::Baseline] {
         let ends = tier == Tier::Namespaced && judge.profile.isolated;
         if ends {
-            let by: Vec<String> =
-                isolating(subject, teller.direction).iter().map(ToString::to_string).collect();
+            let by: Vec<String> = isolating(subject, teller.direction)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             teller.say(Some(tier), format!("{who}: isolated by {}", by.join(", ")));
             if judge.is_hairpin(teller.flow) {
-                teller.say(Some(tier), "a pod always reaches itself through a Service".to_owned());
+                teller.say(
+                    Some(tier),
+                    "a pod always reaches itself through a Service".to_owned(),
+                );
                 return Verdict::Allowed;
             }
         }
@@ -210,7 +243,10 @@ fn tell(teller: &mut Teller<'_>, subject: &Subject) -> Verdict {
             }
         }
         if ends && !passed {
-            teller.say(Some(tier), format!("{who}: nothing in {} accepted it; denied", tier_word(tier)));
+            teller.say(
+                Some(tier),
+                format!("{who}: nothing in {} accepted it; denied", tier_word(tier)),
+            );
             return Verdict::Denied;
         }
     }

@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use nft_wire::build::{Ip, Line, Load, STATE_ESTABLISHED, STATE_RELATED};
 use nft_wire::chain::{Chain, Hook};
 use nft_wire::element::Element;
+use nft_wire::expr::{CmpOp, DynsetOp, Expr, Register};
 use nft_wire::key::Field;
 use nft_wire::name::Family;
 use nft_wire::set::Set;
-use nft_wire::build::{Ip, Line, Load, STATE_ESTABLISHED, STATE_RELATED};
-use nft_wire::expr::{CmpOp, DynsetOp, Expr, Register};
 
 use super::names::{
     DENIED4, DENIED6, DENY_EG, DENY_IN, EG, FWD, ING, INP, OUT, REVOKED, Table, inet,
@@ -77,7 +77,12 @@ fn deny(settings: &Settings, place: Place, chain: &str, ingress: bool) -> ChainS
     let mut rules = Vec::new();
     for (ip, set, icmp) in [(Ip::V4, DENIED4, ICMP), (Ip::V6, DENIED6, ICMPV6)] {
         // Where ICMP has its checksum others have a port: without this each packet would be a flow of its own.
-        rules.push(note_without_port(line().version(ip).protocol(icmp), link, ip, set));
+        rules.push(note_without_port(
+            line().version(ip).protocol(icmp),
+            link,
+            ip,
+            set,
+        ));
         let others = line()
             .version(ip)
             .with(Load::Protocol.into_register(Register::FIRST))
@@ -103,14 +108,14 @@ fn deny(settings: &Settings, place: Place, chain: &str, ingress: bool) -> ChainS
 }
 
 /// Notes a denied flow with port 0.
-fn note_without_port(line: Line, link: Load, ip: Ip, set: &str) -> Exprs {
+fn note_without_port(line: Line, interface: Load, ip: Ip, set: &str) -> Exprs {
     let width = match ip {
         Ip::V4 => 1,
         Ip::V6 => 4,
     };
     // The interface takes four words, the addresses `width` each, protocol and port one each: at most 14 of 16.
     let word = |at: u8| Register::new(at).unwrap_or_default();
-    line.with(link.into_register(word(0)))
+    line.with(interface.into_register(word(0)))
         .with(Load::Source(ip).into_register(word(4)))
         .with(Load::Destination(ip).into_register(word(4 + width)))
         .with(Load::Protocol.into_register(word(4 + 2 * width)))
@@ -166,7 +171,10 @@ fn revoke_but_resets(settings: &Settings) -> Vec<Exprs> {
 }
 
 fn known() -> Exprs {
-    line().ct_state(STATE_ESTABLISHED | STATE_RELATED).accept().exprs()
+    line()
+        .ct_state(STATE_ESTABLISHED | STATE_RELATED)
+        .accept()
+        .exprs()
 }
 
 /// Neighbour discovery: with the hop limit that nobody can forge from beyond the link.
@@ -193,9 +201,10 @@ fn unknown_links(settings: &Settings, end: Load) -> Vec<Exprs> {
         .iter()
         .filter(|p| !p.is_empty())
         .map(|p| {
-            let line = match end {
-                Load::Oifname => line().oifname_prefix(p),
-                _ => line().iifname_prefix(p),
+            let line = if end == Load::Oifname {
+                line().oifname_prefix(p)
+            } else {
+                line().iifname_prefix(p)
             };
             line.counter().drop().exprs()
         })
@@ -217,7 +226,11 @@ pub fn block_set(settings: &Settings, blocks: &Blocks, v4: bool) -> SetSpec {
     use std::hash::{Hash, Hasher};
     let mut sip = Sip::new();
     (v4, blocks.family(v4)).hash(&mut sip);
-    let (prefix, field) = if v4 { ("b4", Field::Ipv4) } else { ("b6", Field::Ipv6) };
+    let (prefix, field) = if v4 {
+        ("b4", Field::Ipv4)
+    } else {
+        ("b6", Field::Ipv6)
+    };
     SetSpec {
         set: Set::intervals(&inet(settings), &name(prefix, sip.finish()), &[field]),
         elements: blocks
@@ -250,10 +263,19 @@ fn always_allowed(settings: &Settings, place: Place) -> Vec<Exprs> {
 
 /// Whether egress policies never judge a destination.
 pub fn is_always_allowed(settings: &Settings, ip: IpAddr) -> bool {
-    settings.always_allowed.iter().any(|net: &IpNet| net.contains(&ip))
+    settings
+        .always_allowed
+        .iter()
+        .any(|net: &IpNet| net.contains(&ip))
 }
 
-fn base(settings: &Settings, chain: &str, hook: Hook, priority: i32, rules: Vec<Exprs>) -> ChainSpec {
+fn base(
+    settings: &Settings,
+    chain: &str,
+    hook: Hook,
+    priority: i32,
+    rules: Vec<Exprs>,
+) -> ChainSpec {
     ChainSpec {
         chain: Chain::filter(&inet(settings), chain, hook, priority),
         rules,
@@ -302,7 +324,12 @@ fn host(settings: &Settings) -> Vec<ChainSpec> {
     vec![
         base(FWD, Hook::Forward, PRIORITY_FILTER, revoke(settings)),
         base(INP, Hook::Input, PRIORITY_INPUT, inp),
-        base(OUT, Hook::Output, PRIORITY_FILTER, revoke_but_resets(settings)),
+        base(
+            OUT,
+            Hook::Output,
+            PRIORITY_FILTER,
+            revoke_but_resets(settings),
+        ),
         base(EG, Hook::Postrouting, PRIORITY_EGRESS, eg),
         base(ING, Hook::Postrouting, PRIORITY_INGRESS, ing),
     ]
@@ -315,7 +342,12 @@ fn pod_namespace(settings: &Settings) -> Vec<ChainSpec> {
     inp.push(neighbours());
     inp.extend(listeners());
     for (ip, node) in [(Ip::V4, Table::Node4), (Ip::V6, Table::Node6)] {
-        inp.push(line().member(&[Load::Source(ip)], node.name()).accept().exprs());
+        inp.push(
+            line()
+                .member(&[Load::Source(ip)], node.name())
+                .accept()
+                .exprs(),
+        );
     }
     inp.push(line().vmap(&[Load::Iifname], Table::ToPod.name()).exprs());
 

@@ -97,7 +97,10 @@ impl Table {
 
     /// Whether its elements lead to a verdict.
     pub const fn leads(self) -> bool {
-        matches!(self, Self::FromPod | Self::ToPod | Self::FromIp4 | Self::FromIp6)
+        matches!(
+            self,
+            Self::FromPod | Self::ToPod | Self::FromIp4 | Self::FromIp6
+        )
     }
 
     /// The set as the kernel should have it.
@@ -113,7 +116,13 @@ impl Table {
 /// The sets of denied flows: IPv4 and IPv6.
 pub fn denied_sets(settings: &Settings) -> [Set; 2] {
     [(DENIED4, Field::Ipv4), (DENIED6, Field::Ipv6)].map(|(name, address)| {
-        let key = [Field::Ifname, address, address, Field::Proto, Field::Service];
+        let key = [
+            Field::Ifname,
+            address,
+            address,
+            Field::Proto,
+            Field::Service,
+        ];
         let mut set = Set::plain(&inet(settings), name, &key);
         set.flags.dynamic = true;
         set.timeout = Some(std::time::Duration::from_millis(settings.denied_timeout_ms));

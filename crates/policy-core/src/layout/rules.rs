@@ -86,7 +86,11 @@ pub fn rule(direction: Direction, conditions: &Conditions, action: Action) -> Ex
         for test in &conditions.tests {
             let address = far_address(direction, v4);
             let key = [address, Load::Protocol, Load::DestinationPort];
-            let key = if test.tuple { key.as_slice() } else { &[address] };
+            let key = if test.tuple {
+                key.as_slice()
+            } else {
+                &[address]
+            };
             line = if test.inverted {
                 line.not_member(key, &test.set)
             } else {
@@ -111,12 +115,17 @@ pub fn jump(chain: &str) -> Exprs {
 
 /// Traffic of a pod with itself, through a Service.
 pub fn hairpin() -> Exprs {
-    line().member(&[Load::Iifname, Load::Oifname], Table::Hair.name()).accept().exprs()
+    line()
+        .member(&[Load::Iifname, Load::Oifname], Table::Hair.name())
+        .accept()
+        .exprs()
 }
 
 /// The verdict of a map for protocol and destination port, where it has one.
 pub fn by_port(map: &str) -> Exprs {
-    line().vmap(&[Load::Protocol, Load::DestinationPort], map).exprs()
+    line()
+        .vmap(&[Load::Protocol, Load::DestinationPort], map)
+        .exprs()
 }
 
 /// A rule that only decides.
@@ -166,7 +175,10 @@ pub fn member_key(member: &Member) -> Key {
 pub fn member_of(key: &Key, fields: &[Field]) -> Option<Member> {
     use nft_wire::key::Value;
     match key.values(fields)?.as_slice() {
-        [Value::Address(ip)] => Some(Member { ip: *ip, port: None }),
+        [Value::Address(ip)] => Some(Member {
+            ip: *ip,
+            port: None,
+        }),
         [Value::Address(ip), Value::Proto(p), Value::Service(s)] => Some(Member {
             ip: *ip,
             port: Some((Protocol(*p), *s)),
@@ -189,7 +201,11 @@ pub fn port_set(settings: &Settings, ports: &PortSet) -> SetSpec {
     };
     SetSpec {
         set,
-        elements: ports.ranges.iter().map(|r| port_element(r, exact, None)).collect(),
+        elements: ports
+            .ranges
+            .iter()
+            .map(|r| port_element(r, exact, None))
+            .collect(),
     }
 }
 

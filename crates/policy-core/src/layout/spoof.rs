@@ -12,13 +12,15 @@ use super::settings::Settings;
 
 /// The chain of a link whose pod has these addresses. Frames that are no IP pass: ARP, above all.
 pub fn spoof_chain(settings: &Settings, link: &str, ips: &[IpAddr]) -> ChainSpec {
-    let line = || Line::new(Family::Netdev);
-    let drop = |ip| line().version(ip).counter().drop().exprs();
-    let mut rules: Vec<Exprs> =
-        ips.iter().map(|ip| line().source(*ip).accept().exprs()).collect();
+    let rule = || Line::new(Family::Netdev);
+    let drop = |ip| rule().version(ip).counter().drop().exprs();
+    let mut rules: Vec<Exprs> = ips
+        .iter()
+        .map(|ip| rule().source(*ip).accept().exprs())
+        .collect();
     rules.push(drop(Ip::V4));
     // Neighbour discovery has the link-local source, or none while an address is being checked.
-    let discovery = || line().hop_limit(255).icmpv6(133..=137);
+    let discovery = || rule().hop_limit(255).icmpv6(133..=137);
     let link_local = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0));
     rules.push(discovery().source_prefix(link_local, 10).accept().exprs());
     let none = IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -20,12 +20,7 @@ use crate::policy::{NamespaceScope, Policy, PolicyId, PolicyKind, Tier};
 use crate::selector::Selector;
 
 /// Reads a policy.
-pub(super) fn read(
-    meta: &Meta<'_>,
-    version: Option<&str>,
-    spec: &Value,
-    at: &Place<'_>,
-) -> Policy {
+pub(super) fn read(meta: &Meta<'_>, version: Option<&str>, spec: &Value, at: &Place<'_>) -> Policy {
     let mut notes = Notes::default();
     let known = is_known(version, spec, at, &mut notes);
     let fields = spec.as_object();

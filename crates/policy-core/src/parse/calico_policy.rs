@@ -101,18 +101,16 @@ fn home(own: Option<&Arc<str>>) -> NamespaceScope {
     })
 }
 
-fn about_pods(
-    fields: &Fields,
-    own: Option<&Arc<str>>,
-    at: &Place<'_>,
-    notes: &mut Notes,
-) -> Body {
+fn about_pods(fields: &Fields, own: Option<&Arc<str>>, at: &Place<'_>, notes: &mut Notes) -> Body {
     let known: Vec<&str> = KNOWN.into_iter().chain(ABOUT_HOSTS).collect();
     let mut clear = notes.only(fields, &known, at).is_ok();
     clear &= match notes.text(fields, "tier", at) {
         Ok(None | Some("" | "default")) => true,
         Ok(Some(_)) => {
-            _ = notes.broken(&at.key("tier"), "is not default, the only tier that is supported");
+            _ = notes.broken(
+                &at.key("tier"),
+                "is not default, the only tier that is supported",
+            );
             false
         }
         Err(Broken) => false,
@@ -179,9 +177,7 @@ fn subject(
         part.map(|selector| selector.unwrap_or(Selector::Everything))
     };
     match (namespaces, whole(pods), whole(accounts)) {
-        (Ok(namespaces), Ok(pods), Ok(accounts)) => {
-            widened(Ok(namespaces), Ok(pods), Ok(accounts))
-        }
+        (Ok(namespaces), Ok(pods), Ok(accounts)) => widened(Ok(namespaces), Ok(pods), Ok(accounts)),
         _ => (
             widened(Ok(home(own)), Err(Broken), Ok(Selector::Everything)).0,
             false,
@@ -241,7 +237,10 @@ fn rules(
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
-    let list = notes.list(fields, key, at).unwrap_or_default().unwrap_or_default();
+    let list = notes
+        .list(fields, key, at)
+        .unwrap_or_default()
+        .unwrap_or_default();
     let at = at.key(key);
     let read = |(index, value): (usize, &Value)| {
         let name: Arc<str> = Arc::from(index.to_string());

@@ -57,9 +57,8 @@ pub(super) fn widened(
     accounts: Result<Selector, Broken>,
 ) -> (PodScope, bool) {
     let readable = namespaces.is_ok() && pods.is_ok() && accounts.is_ok();
-    let or_all = |selector: Result<Selector, Broken>| {
-        Arc::new(selector.unwrap_or(Selector::Everything))
-    };
+    let or_all =
+        |selector: Result<Selector, Broken>| Arc::new(selector.unwrap_or(Selector::Everything));
     let scope = PodScope {
         namespaces: namespaces.unwrap_or(NamespaceScope::Any),
         pods: or_all(pods),

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::closed::{deny_all, mute, stand_in, widened};
 use super::field::{Broken, Fields, Meta, Notes, Place, present, wrong};
+use super::label_selector;
 use super::network_policy::spec_fields;
 use super::port::{self, single};
-use super::label_selector;
 use crate::flow::Direction;
 use crate::policy::{
     Action, Block, NamespaceScope, Order, Peer, Peers, PodScope, Policy, PolicyId, PolicyKind,
@@ -237,9 +237,10 @@ fn action(
         Some(word) if word == dialect.accept() => Ok(Action::Accept),
         Some("Deny") => Ok(Action::Deny),
         Some("Pass") if dialect.can_pass() => Ok(Action::Pass),
-        Some(other) => {
-            Err(notes.broken(&at.key("action"), format!("{other:?} is not an action here")))
-        }
+        Some(other) => Err(notes.broken(
+            &at.key("action"),
+            format!("{other:?} is not an action here"),
+        )),
         None => Err(notes.broken(&at.key("action"), "is missing")),
     }
 }
@@ -275,8 +276,8 @@ fn parts(
         Ports::OneOf(list) => list.iter().any(|port| matches!(port, Port::Named(..))),
         Ports::Every | Ports::Except(..) => false,
     };
-    let pods_alone = list.len() == peers.len()
-        && peers.iter().all(|peer| matches!(peer, Peer::Pods(_)));
+    let pods_alone =
+        list.len() == peers.len() && peers.iter().all(|peer| matches!(peer, Peer::Pods(_)));
     if named && !pods_alone {
         return Err(notes.broken(
             &at.key(dialect.ports()),

@@ -75,9 +75,10 @@ fn requirement(value: &Value, at: &Place<'_>, notes: &mut Notes) -> Result<Selec
         (Some("NotIn"), false) => Ok(is_in(key, values).negated()),
         (Some("Exists"), true) => Ok(Selector::Has(Arc::from(key))),
         (Some("DoesNotExist"), true) => Ok(Selector::Has(Arc::from(key)).negated()),
-        (Some("In" | "NotIn"), true) => {
-            Err(notes.broken(&at.key("values"), "is empty, which In and NotIn do not allow"))
-        }
+        (Some("In" | "NotIn"), true) => Err(notes.broken(
+            &at.key("values"),
+            "is empty, which In and NotIn do not allow",
+        )),
         (Some("Exists" | "DoesNotExist"), false) => Err(notes.broken(
             &at.key("values"),
             "is not empty, which Exists and DoesNotExist do not allow",

@@ -114,7 +114,10 @@ fn isolated(
     };
     // A4: an empty list is as good as none. A list of egress rules that cannot be read may have had one.
     let Some(types) = types.filter(|types| !types.is_empty()) else {
-        return (true, egress.as_ref().map_or(true, |rules| !rules.is_empty()));
+        return (
+            true,
+            egress.as_ref().map_or(true, |rules| !rules.is_empty()),
+        );
     };
     let (mut to, mut from) = (false, false);
     let at = at.key("policyTypes");
@@ -218,9 +221,10 @@ fn peer(value: &Value, home: &Home, at: &Place<'_>, notes: &mut Notes) -> Result
     match (pods, namespaces, block) {
         (None, None, None) => Err(notes.broken(at, "has no field that is known")),
         (None, None, Some(block)) => ip_block(block, &at.key("ipBlock"), notes).map(Peer::Block),
-        (_, _, Some(_)) => {
-            Err(notes.broken(&at.key("ipBlock"), "stands with a selector of pods or namespaces"))
-        }
+        (_, _, Some(_)) => Err(notes.broken(
+            &at.key("ipBlock"),
+            "stands with a selector of pods or namespaces",
+        )),
         (pods, namespaces, None) => Ok(Peer::Pods(PodScope {
             namespaces: namespaces.map_or_else(
                 || home.namespaces.clone(),

@@ -11,11 +11,7 @@ use crate::flow::Protocol;
 use crate::policy::Port;
 
 /// A network in CIDR notation, host bits cleared.
-pub(super) fn network(
-    value: &Value,
-    at: &Place<'_>,
-    notes: &mut Notes,
-) -> Result<IpNet, Broken> {
+pub(super) fn network(value: &Value, at: &Place<'_>, notes: &mut Notes) -> Result<IpNet, Broken> {
     value
         .as_str()
         .and_then(|text| text.parse::<IpNet>().ok())
@@ -54,10 +50,12 @@ pub(super) fn networks_or_addresses(
     let mut nets = list
         .iter()
         .enumerate()
-        .map(|(index, value)| match value.as_str().map(str::parse::<IpAddr>) {
-            Some(Ok(address)) => Ok(IpNet::from(address)),
-            Some(Err(_)) | None => network(value, &at.item(index), notes),
-        })
+        .map(
+            |(index, value)| match value.as_str().map(str::parse::<IpAddr>) {
+                Some(Ok(address)) => Ok(IpNet::from(address)),
+                Some(Err(_)) | None => network(value, &at.item(index), notes),
+            },
+        )
         .collect::<Result<Vec<_>, _>>()?;
     nets.sort();
     nets.dedup();
@@ -114,7 +112,12 @@ pub(super) fn network_policy(
                     format!("{number} is neither a port number from 1 to 65535 nor a name"),
                 )
             })?;
-            range(protocol, (first, end.unwrap_or(first)), &at.key("endPort"), notes)
+            range(
+                protocol,
+                (first, end.unwrap_or(first)),
+                &at.key("endPort"),
+                notes,
+            )
         }
     }
 }

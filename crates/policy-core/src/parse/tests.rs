@@ -14,10 +14,11 @@ use crate::policy::{Peers, Policy, Ports, Rule};
 
 /// The policy of a document.
 fn policy(value: &Value) -> Policy {
-    match document(value) {
-        Parsed::Object(Object::Policy(policy)) => policy,
-        other => panic!("{other:?}"),
-    }
+    let parsed = document(value);
+    let Parsed::Object(Object::Policy(policy)) = parsed else {
+        panic!("{parsed:?}");
+    };
+    policy
 }
 
 /// A NetworkPolicy `shop/p` with this spec.

@@ -1,6 +1,7 @@
 //! Items of work as messages.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use nft_wire::batch::encoded_len;
 use nft_wire::change::Change;
@@ -47,7 +48,7 @@ impl Writer {
         self.push(Change::AddChain(spec.chain.clone()));
         self.push(Change::FlushChain {
             table: spec.chain.table.clone(),
-            name: spec.chain.name.clone(),
+            name: Arc::clone(&spec.chain.name),
         });
         self.rules(&spec.chain.table, &spec.chain.name, &spec.rules);
     }
@@ -62,7 +63,7 @@ impl Writer {
         if !elements.is_empty() {
             self.push(Change::AddElements(Elements {
                 table: table.clone(),
-                set: set.clone(),
+                set: Arc::clone(set),
                 elements,
             }));
         }
@@ -72,7 +73,7 @@ impl Writer {
         if !elements.is_empty() {
             self.push(Change::DeleteElements(Elements {
                 table: table.clone(),
-                set: set.clone(),
+                set: Arc::clone(set),
                 elements,
             }));
         }
@@ -81,7 +82,10 @@ impl Writer {
 
 /// Members as elements.
 pub(super) fn elements<'a>(members: impl IntoIterator<Item = &'a Member>) -> Vec<Element> {
-    members.into_iter().map(|m| Element::member(member_key(m))).collect()
+    members
+        .into_iter()
+        .map(|m| Element::member(member_key(m)))
+        .collect()
 }
 
 /// An element of a set of fixed name.

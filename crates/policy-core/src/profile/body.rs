@@ -226,9 +226,7 @@ fn matches(rule: &Rule, direction: Direction, named: &[NamedPort]) -> Vec<Match<
             let tuple = match &term.tuple {
                 None => None,
                 Some(name) => match pods {
-                    Named::Of(ref scope) => {
-                        Some(PeerKey::Pods(scope.clone(), Some(name.clone())))
-                    }
+                    Named::Of(ref scope) => Some(PeerKey::Pods(scope.clone(), Some(name.clone()))),
                     // Nodes name no ports.
                     Named::Nobody => continue,
                 },
@@ -246,7 +244,12 @@ fn matches(rule: &Rule, direction: Direction, named: &[NamedPort]) -> Vec<Match<
             });
         }
     }
-    out.retain(|m| m.far.within.as_ref().is_none_or(|b| **b != Blocks::default()));
+    out.retain(|m| {
+        m.far
+            .within
+            .as_ref()
+            .is_none_or(|b| **b != Blocks::default())
+    });
     out.sort();
     out.dedup();
     out
@@ -302,8 +305,14 @@ fn fars(peers: &Peers) -> Vec<(Far<PeerKey>, Named)> {
                 not_pods,
             } => {
                 let far = Far {
-                    inside: pods.iter().map(|p| PeerKey::Pods(p.clone(), None)).collect(),
-                    outside: not_pods.iter().map(|p| PeerKey::Pods(p.clone(), None)).collect(),
+                    inside: pods
+                        .iter()
+                        .map(|p| PeerKey::Pods(p.clone(), None))
+                        .collect(),
+                    outside: not_pods
+                        .iter()
+                        .map(|p| PeerKey::Pods(p.clone(), None))
+                        .collect(),
                     within: meet_blocks(within, outside).map(Arc::new),
                 };
                 out.push((far, Named::Of(pods.clone().unwrap_or_else(every_pod))));
@@ -348,7 +357,11 @@ fn port_terms(ports: &Ports, direction: Direction, named: &[NamedPort]) -> PortT
         base = PortSet::of(protocols_of(not), []);
     }
     let mut list = Vec::new();
-    let base = if holes.is_empty() { base } else { base.minus(&holes) };
+    let base = if holes.is_empty() {
+        base
+    } else {
+        base.minus(&holes)
+    };
     if !base.is_empty() {
         list.push(PortTerm {
             ports: base,

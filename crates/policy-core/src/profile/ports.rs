@@ -44,7 +44,12 @@ impl PortSet {
                 _ => merged.push(range),
             }
         }
-        protocols.extend(merged.iter().filter(|r| (r.1, r.2) == (0, u16::MAX)).map(|r| r.0));
+        protocols.extend(
+            merged
+                .iter()
+                .filter(|r| (r.1, r.2) == (0, u16::MAX))
+                .map(|r| r.0),
+        );
         protocols.sort_unstable();
         protocols.dedup();
         merged.retain(|r| !protocols.contains(&r.0));
@@ -72,6 +77,7 @@ impl PortSet {
     }
 
     /// What meets this one and not the other. "Every" on the left counts as the three protocols with ports.
+    #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         if other.every {
             return Self::default();
@@ -82,11 +88,16 @@ impl PortSet {
             self.protocols.clone()
         };
         whole.retain(|p| !other.protocols.contains(p));
-        let (cut, whole): (Vec<Protocol>, Vec<Protocol>) =
-            whole.into_iter().partition(|p| other.ranges.iter().any(|r| r.0 == *p));
+        let (cut, whole): (Vec<Protocol>, Vec<Protocol>) = whole
+            .into_iter()
+            .partition(|p| other.ranges.iter().any(|r| r.0 == *p));
         let mut left: Vec<(Protocol, u16, u16)> =
             cut.into_iter().map(|p| (p, 0, u16::MAX)).collect();
-        left.extend(self.ranges.iter().filter(|r| !other.protocols.contains(&r.0)));
+        left.extend(
+            self.ranges
+                .iter()
+                .filter(|r| !other.protocols.contains(&r.0)),
+        );
         for hole in &other.ranges {
             left = left.into_iter().flat_map(|r| subtract(r, *hole)).collect();
         }

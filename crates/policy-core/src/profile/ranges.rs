@@ -77,7 +77,10 @@ fn without(from: &[Range], out: &[Range]) -> Vec<Range> {
     for range in from {
         // `None`: nothing is left of the range.
         let mut first = Some(range.first);
-        for hole in out.iter().filter(|h| h.last >= range.first && h.first <= range.last) {
+        for hole in out
+            .iter()
+            .filter(|h| h.last >= range.first && h.first <= range.last)
+        {
             let Some(start) = first else { break };
             if hole.first > start {
                 result.push(Range {
@@ -130,6 +133,7 @@ impl Blocks {
     }
 
     /// What is in one of the two.
+    #[must_use]
     pub fn union(mut self, other: Self) -> Self {
         self.v4.extend(other.v4);
         self.v6.extend(other.v6);
@@ -137,6 +141,7 @@ impl Blocks {
     }
 
     /// What is in this one and not in the other.
+    #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         Self {
             v4: without(&self.v4, &other.v4),
@@ -195,8 +200,11 @@ mod tests {
 
     #[test]
     fn holes_at_both_ends_and_in_the_middle_are_cut_out() {
-        let left = blocks(&["10.0.0.0/24"])
-            .minus(&blocks(&["10.0.0.0/26", "10.0.0.128/32", "10.0.0.192/26"]));
+        let left = blocks(&["10.0.0.0/24"]).minus(&blocks(&[
+            "10.0.0.0/26",
+            "10.0.0.128/32",
+            "10.0.0.192/26",
+        ]));
         let inside = |last: u8| left.contains(IpAddr::from([10, 0, 0, last]));
         assert_eq!(left.v4.len(), 2);
         assert!(!inside(63) && inside(64) && inside(127) && !inside(128) && inside(129));

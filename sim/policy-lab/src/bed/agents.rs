@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use cluster::documents::{Change, DocumentKey};
+use datapath::owner::Holder;
 use mesh::ca::Authority;
 use mesh::ca::Leaf;
 use mesh::client::{Channel, Params};
@@ -30,6 +31,7 @@ use proto::policy::v1::{
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::bed::program::{self, Process};
@@ -43,6 +45,10 @@ const RELAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 const LIFETIME: Duration = Duration::from_hours(24);
 /// How long an agent may take for a world.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where an agent hands over the socket that owns its table.
+const OWNER_SOCKET: &str = "owner.sock";
+/// Between two looks for an agent by the holder of its socket.
+const HOLDER_LOOK: Duration = Duration::from_millis(20);
 /// Between two looks at an agent's position.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -115,9 +121,11 @@ impl Agents {
             let server = Server::new(source.clone(), CLUSTER, 16, &tasks);
             let metrics = RpcMetrics::register(&Registry::new());
             bound.serve(Routes::new(server), mesh::authz::TABLE, &metrics, &tasks);
+            let dir = folder.path().join(&node.spec.name);
+            std::fs::create_dir_all(&dir)?;
+            tasks.spawn("holder", hold(dir.join(OWNER_SOCKET), tasks.stopping()));
             drop(inside);
             let identity = Identity::node(CLUSTER, node.spec.name.as_str());
-            let dir = folder.path().join(&node.spec.name);
             authority
                 .issue(&Leaf::new(&identity, LIFETIME))?
                 .write(&dir)?;
@@ -366,6 +374,21 @@ impl Agent {
     }
 }
 
+/// Keeps an agent's socket while it is away, as node-agent does.
+async fn hold(path: PathBuf, stopping: CancellationToken) {
+    let mut holder = Holder::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            attended = holder.attend(&path) => {
+                tracing::debug!(?attended, held = holder.held().is_some(), "the agent went away");
+            }
+        }
+        tokio::time::sleep(HOLDER_LOOK).await;
+    }
+}
+
 fn configuration(node: &Node, dir: &std::path::Path) -> Value {
     json!({
         "mode": "agent",
@@ -378,7 +401,7 @@ fn configuration(node: &Node, dir: &std::path::Path) -> Value {
         "feed": {"relays": [RELAY.to_string()]},
         "policy": {
             "enabled": true,
-            "owner_socket": dir.join("owner.sock"),
+            "owner_socket": dir.join(OWNER_SOCKET),
         },
         "tls": {"ca": dir.join("ca.crt"), "cert": dir.join("tls.crt"), "key": dir.join("tls.key")},
         "service": {

@@ -67,6 +67,7 @@ pub fn script(ports: &[u16]) -> String {
              sctp dport {{ {ports} }} counter name {counter}\n\
              icmp type echo-request counter name {counter}\n\
              icmpv6 type echo-request counter name {counter}\n\
+             icmpv6 type nd-neighbor-solicit ip6 hoplimit < 255 counter name {counter}\n\
              meta l4proto gre counter name {counter}\n"
         )
     };

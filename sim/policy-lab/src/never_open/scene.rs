@@ -1,8 +1,10 @@
 //! The pods, policies and streams of the storm.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
+use fabric::shell;
 use serde_json::{Value, json};
 use types::pod::PodKey;
 
@@ -204,6 +206,30 @@ impl Scene {
         };
         self.bed.start_pod(&spec).await?;
         self.bed.stop_pod(&spec.key).await
+    }
+
+    /// Adds another tool's chains before ours in the same hook: slow, and accepting everything.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn add_neighbour(&self, rules: u32) -> anyhow::Result<()> {
+        if rules == 0 {
+            return Ok(());
+        }
+        let mut script = "table inet neighbour {\nchain slow {\n\
+                          type filter hook postrouting priority 80;\n"
+            .to_owned();
+        for rule in 0..rules {
+            writeln!(
+                script,
+                "meta mark {:#x} accept",
+                rule.saturating_add(0x100_0000)
+            )?;
+        }
+        script.push_str("}\n}\n");
+        let node = self.bed.topology.node(0)?;
+        shell::nft(&node.namespace, &script).await?;
+        Ok(())
     }
 
     fn end(&self, name: &str) -> anyhow::Result<&crate::bed::topology::Standing> {

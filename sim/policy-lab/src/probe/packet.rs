@@ -133,6 +133,40 @@ impl Echo {
     }
 }
 
+/// A neighbour solicitation that was sent on, as none may be: its hop limit is an ordinary one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Solicitation {
+    /// Number of the run.
+    pub port: u16,
+    /// Number of the probe.
+    pub number: u32,
+}
+
+impl Solicitation {
+    /// On the wire; the kernel fills in the checksum.
+    pub fn encode(&self) -> [u8; 24] {
+        let [p1, p2] = self.port.to_be_bytes();
+        let [n1, n2, n3, n4] = self.number.to_be_bytes();
+        let mut packet = [0; 24];
+        let known = [135, 0, 0, 0, n1, n2, n3, n4, p1, p2];
+        for (to, from) in packet.iter_mut().zip(known) {
+            *to = from;
+        }
+        packet
+    }
+
+    /// Reads what [`Self::encode`] wrote; nothing for other packets.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if *bytes.first()? != 135 {
+            return None;
+        }
+        Some(Self {
+            number: u32::from_be_bytes(bytes.get(4..8)?.try_into().ok()?),
+            port: u16::from_be_bytes(bytes.get(8..10)?.try_into().ok()?),
+        })
+    }
+}
+
 /// A packet of GRE (protocol 47) as far as connection tracking looks at it: no flags, version 0, and our data behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Portless {

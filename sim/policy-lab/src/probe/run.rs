@@ -12,7 +12,7 @@ use rustix::net::{
     sockopt,
 };
 
-use crate::probe::packet::{self, Chunk, Echo, Portless, Sctp};
+use crate::probe::packet::{self, Chunk, Echo, Portless, Sctp, Solicitation};
 use crate::probe::station;
 use crate::probe::{Probe, Verdict};
 
@@ -161,6 +161,11 @@ pub(super) fn hear(ear: &station::Ear, run: &mut Run<'_>) -> anyhow::Result<bool
         }
     }
     while let Some((bytes, _)) = receive_raw(&ear.echo, &mut buffer)? {
+        let heard = Solicitation::decode(bytes).filter(|_| ear.address.is_ipv6());
+        if let Some(heard) = heard.filter(|h| h.port == run.port) {
+            run.note(heard.number, true);
+            progress = true;
+        }
         let reply = Echo::decode_reply(bytes, ear.address.is_ipv6());
         if let Some(reply) = reply.filter(|r| r.id == run.port) {
             run.note(reply.number, true);

@@ -43,6 +43,13 @@ fn every_way(bed: &Bed) -> Vec<Attempt> {
                 let same = |a: &&IpAddr| a.is_ipv4() == source.is_ipv4();
                 for destination in receiver.addresses.iter().filter(same) {
                     for port in [80, 81] {
+                        if source.is_ipv6() {
+                            attempts.push(Attempt {
+                                source: *source,
+                                destination: *destination,
+                                kind: probe::Kind::Solicitation,
+                            });
+                        }
                         for kind in [
                             probe::Kind::Tcp(port),
                             probe::Kind::Udp(port),
@@ -100,7 +107,8 @@ async fn bed_without_policy_passes_everything_and_sees_what_a_rule_drops() {
             probe::Kind::Tcp(_)
             | probe::Kind::Udp(_)
             | probe::Kind::Sctp(_)
-            | probe::Kind::Portless => false,
+            | probe::Kind::Portless
+            | probe::Kind::Solicitation => false,
         };
         let expected = if denied {
             Verdict::Denied

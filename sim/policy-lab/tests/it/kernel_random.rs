@@ -8,11 +8,11 @@ use policy_lab::bed::agents::Agents;
 use policy_lab::bed::enforcer::{Enforcer, Kind};
 use policy_lab::bed::topology::NodeSpec;
 use policy_lab::bed::{Attempt, Bed, Plan};
+use policy_lab::model::compare::question;
 use policy_lab::probe::{self, Verdict};
 use policy_lab::random::dice::Dice;
 use policy_lab::random::probes::{Payload, Place, Probe, places, some};
 use policy_lab::random::{Flavour, World, probes};
-use policy_oracle::probe as oracle;
 use serde_json::{Value, json};
 
 /// Worlds of a CI run, all beds together; more with `TERWAY_KERNEL_WORLDS`.
@@ -45,32 +45,10 @@ fn kind(payload: Payload) -> probe::Kind {
         Payload::Udp(port) => probe::Kind::Udp(port),
         Payload::Sctp(port) => probe::Kind::Sctp(port),
         Payload::Echo => probe::Kind::Echo,
+        // The others are those of this link, which nobody sends on: left out by `chosen`.
+        Payload::Neighbour(_) => probe::Kind::Solicitation,
         Payload::Other(_) => probe::Kind::Portless,
     }
-}
-
-fn end(place: &Place) -> oracle::End {
-    match place {
-        Place::Pod {
-            namespace,
-            name,
-            address,
-            ..
-        } => oracle::End::pod(namespace, name, *address),
-        Place::Node { node, address } => oracle::End::node(node, *address),
-        Place::Outside(address) => oracle::End::Address(*address),
-    }
-}
-
-fn question(probe: &Probe) -> oracle::Probe {
-    let (protocol, port) = match probe.payload {
-        Payload::Tcp(port) => (oracle::Protocol::Tcp, port),
-        Payload::Udp(port) => (oracle::Protocol::Udp, port),
-        Payload::Sctp(port) => (oracle::Protocol::Sctp, port),
-        Payload::Echo => (oracle::Protocol::Icmp, 0),
-        Payload::Other(number) => (oracle::Protocol::Other(number), 0),
-    };
-    oracle::Probe::new(end(&probe.source), end(&probe.destination), protocol, port)
 }
 
 /// Probes of a world, without those that would be the answer to another.
@@ -80,8 +58,9 @@ fn chosen(world: &World) -> Vec<Probe> {
     let mut chosen = some(&mut dice, &places(&world.documents), PROBES);
     chosen.retain(|p| {
         let (a, b) = (p.source.address(), p.destination.address());
-        !matches!(p.payload, Payload::Other(_))
-            || (!portless.contains(&(b, a)) && portless.insert((a, b)))
+        let sent_on = p.payload != Payload::Neighbour(255);
+        let is_portless = matches!(p.payload, Payload::Other(_));
+        sent_on && (!is_portless || !portless.contains(&(b, a)) && portless.insert((a, b)))
     });
     chosen
 }

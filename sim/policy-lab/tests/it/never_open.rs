@@ -7,6 +7,9 @@ use policy_lab::never_open::{self, Size};
 const UPDATES: u64 = 30_000;
 /// Denied packets in a second.
 const RATE: u64 = 150_000;
+/// Rules of another tool before ours, and denied packets in a second when each has to pass them.
+const NEIGHBOUR: u32 = 30_000;
+const SLOW_RATE: u64 = 600;
 /// The slowest storm that counts, in denied packets in a second.
 const RATE_MIN: f64 = 50_000.0;
 
@@ -48,7 +51,7 @@ async fn denied_streams_deliver_nothing_whatever_happens_to_agents_and_tables() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chains_and_elements_in_one_transaction_leak_in_this_harness() {
-    let report = never_open::leaky(Manner::OneTransaction, UPDATES, RATE)
+    let report = never_open::leaky(Manner::OneTransaction, UPDATES, RATE, 0)
         .await
         .unwrap();
 
@@ -60,7 +63,7 @@ async fn chains_and_elements_in_one_transaction_leak_in_this_harness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaced_table_leaks_in_this_harness() {
-    let report = never_open::leaky(Manner::ReplaceTable, UPDATES, RATE)
+    let report = never_open::leaky(Manner::ReplaceTable, UPDATES, SLOW_RATE, NEIGHBOUR)
         .await
         .unwrap();
 
@@ -72,12 +75,14 @@ async fn replaced_table_leaks_in_this_harness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_in_their_order_leak_nothing_in_this_harness() {
-    let report = never_open::leaky(Manner::Ordered, 3_000, RATE)
+    let report = never_open::leaky(Manner::Ordered, 3_000, RATE, 0)
         .await
         .unwrap();
 
     assert_eq!(report.denied_delivered, 0, "{report:?}");
     assert_eq!(report.updates, 3_000);
+    let report = never_open::leaky(Manner::Ordered, 300, SLOW_RATE, NEIGHBOUR).await.unwrap();
+    assert_eq!(report.denied_delivered, 0, "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

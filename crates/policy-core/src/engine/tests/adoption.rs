@@ -1,10 +1,11 @@
 use serde_json::json;
+use std::sync::Arc;
 
 use super::kernel::Kernel;
 use super::world::{World, allow, namespace, placed, pod, settings};
 use crate::plan::{StepKind, Target};
-use nft_wire::change::Change;
 use nft_wire::chain::Chain;
+use nft_wire::change::Change;
 use nft_wire::element::{Element, Elements};
 use nft_wire::key::{Field, Key};
 use nft_wire::name::{Family, TableRef};
@@ -13,9 +14,21 @@ use nft_wire::verdict::Verdict;
 
 fn fill(world: &mut World) {
     world.put(&namespace("x", &json!({})));
-    world.put(&pod("a", "n1", &["10.0.0.1", "fd00::1"], &json!({"app": "a"})));
-    world.put(&pod("c", "n2", &["10.0.0.3", "fd00::3"], &json!({"app": "c"})));
-    world.engine.place(placed("a", "s1", &["10.0.0.1", "fd00::1"]));
+    world.put(&pod(
+        "a",
+        "n1",
+        &["10.0.0.1", "fd00::1"],
+        &json!({"app": "a"}),
+    ));
+    world.put(&pod(
+        "c",
+        "n2",
+        &["10.0.0.3", "fd00::3"],
+        &json!({"app": "c"}),
+    ));
+    world
+        .engine
+        .place(placed("a", "s1", &["10.0.0.1", "fd00::1"]));
     for n in 0..20 {
         world.put(&allow(&format!("p{n}"), "c", 80 + n));
     }
@@ -87,7 +100,10 @@ fn foreign_objects_in_our_table_are_removed() {
             Change::AddElements(Elements {
                 table: at(),
                 set: "to_pod".into(),
-                elements: vec![Element::leading(Key::ifname("calievil"), Verdict::Goto("theirs".into()))],
+                elements: vec![Element::leading(
+                    Key::ifname("calievil"),
+                    Verdict::Goto("theirs".into()),
+                )],
             }),
         ])
         .unwrap();
@@ -102,7 +118,7 @@ fn damaged_chains_are_put_right_in_place() {
     for victim in ["eg", "deny_in", "in_", "r_"] {
         let mut kernel = left_behind();
         let table = kernel.tables.get_mut(&at()).unwrap();
-        let name = table.chains.keys().find(|n| n.starts_with(victim)).unwrap().clone();
+        let name = Arc::clone(table.chains.keys().find(|n| n.starts_with(victim)).unwrap());
         table.chains.get_mut(&name).unwrap().rules.pop();
         let mut world = restarted(kernel);
         let steps = world.settle_clean();
@@ -163,5 +179,10 @@ fn a_set_that_was_only_half_filled_is_filled_before_anything_leads_to_it() {
     let steps = world.settle_clean();
     let first = &steps[0];
     assert_eq!(first.kind, StepKind::Create);
-    assert!(first.changes.iter().any(|c| matches!(c, Change::AddElements(e) if e.set.starts_with("p4_"))));
+    assert!(
+        first
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::AddElements(e) if e.set.starts_with("p4_")))
+    );
 }

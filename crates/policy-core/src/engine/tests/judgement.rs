@@ -12,10 +12,21 @@ const U: Protocol = Protocol::UDP;
 fn world(policies: &[Value]) -> World {
     let mut world = World::new();
     let ports = |number: u16| json!([{"name": "web", "containerPort": number}]);
-    world.put(&with_ports(pod("a", "n1", &["10.0.0.1", "fd00::1"], &json!({"app": "a"})), &ports(80)));
-    world.put(&with_ports(pod("b", "n1", &["10.0.0.2", "fd00::2"], &json!({"app": "b"})), &ports(8080)));
-    world.put(&with_ports(pod("c", "n2", &["10.0.0.3", "fd00::3"], &json!({"app": "c"})), &ports(9090)));
-    world.engine.set_node_addresses([ip("10.9.0.1"), ip("fd00:9::1")]);
+    world.put(&with_ports(
+        pod("a", "n1", &["10.0.0.1", "fd00::1"], &json!({"app": "a"})),
+        &ports(80),
+    ));
+    world.put(&with_ports(
+        pod("b", "n1", &["10.0.0.2", "fd00::2"], &json!({"app": "b"})),
+        &ports(8080),
+    ));
+    world.put(&with_ports(
+        pod("c", "n2", &["10.0.0.3", "fd00::3"], &json!({"app": "c"})),
+        &ports(9090),
+    ));
+    world
+        .engine
+        .set_node_addresses([ip("10.9.0.1"), ip("fd00:9::1")]);
     for one in policies {
         world.put(one);
     }
@@ -125,7 +136,10 @@ fn tiers_are_judged_in_order_and_pass_leaves_its_own() {
 // E2
 #[test]
 fn egress_to_the_own_node_is_judged_and_so_are_metadata_and_the_dns_cache() {
-    let isolated = policy("deny", &json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    let isolated = policy(
+        "deny",
+        &json!({"podSelector": {}, "policyTypes": ["Egress"]}),
+    );
     let world_of = world(std::slice::from_ref(&isolated));
     for to in ["10.9.0.1", "100.100.100.200", "169.254.20.10"] {
         assert!(!tcp(&world_of, "10.0.0.1", to, 53), "{to}");
@@ -146,12 +160,23 @@ fn egress_to_the_own_node_is_judged_and_so_are_metadata_and_the_dns_cache() {
 fn a_rule_without_ports_matches_every_protocol_and_one_with_ports_its_own() {
     let world = world(&[
         allow("p", "b", 80),
-        policy("q", &json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "c"}}}]}]})),
+        policy(
+            "q",
+            &json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "c"}}}]}]}),
+        ),
     ]);
     let icmp = flow("10.0.0.3", "10.0.0.1", Protocol::ICMP, 0);
     assert!(world.engine.allows(&icmp));
-    assert!(!world.engine.allows(&flow("10.0.0.2", "10.0.0.1", Protocol::ICMP, 0)));
-    assert!(!world.engine.allows(&flow("10.0.0.2", "10.0.0.1", Protocol::SCTP, 80)));
+    assert!(
+        !world
+            .engine
+            .allows(&flow("10.0.0.2", "10.0.0.1", Protocol::ICMP, 0))
+    );
+    assert!(
+        !world
+            .engine
+            .allows(&flow("10.0.0.2", "10.0.0.1", Protocol::SCTP, 80))
+    );
     assert!(world.engine.allows(&flow("fd00::2", "fd00::1", T, 80)));
 }
 
@@ -163,8 +188,15 @@ fn explanations_name_policies_rules_and_the_set_that_lacks_the_address() {
     assert_eq!(told.verdict(), Verdict::Denied);
     assert_eq!(told.destination, Some(PodKey::new("x", "a")));
     let text: Vec<&str> = told.reasons.iter().map(|r| r.text.as_str()).collect();
-    assert!(text.iter().any(|t| t.contains("isolated by NetworkPolicy x/p")), "{text:?}");
-    assert!(text.iter().any(|t| t.contains("lacks 10.0.0.3")), "{text:?}");
+    assert!(
+        text.iter()
+            .any(|t| t.contains("isolated by NetworkPolicy x/p")),
+        "{text:?}"
+    );
+    assert!(
+        text.iter().any(|t| t.contains("lacks 10.0.0.3")),
+        "{text:?}"
+    );
     let chain = told.reasons.iter().find_map(|r| r.chain.clone()).unwrap();
     assert!(world.units().contains(&chain));
     let view = world.engine.show_pod(&PodKey::new("x", "a")).unwrap();
@@ -178,7 +210,10 @@ fn judgement_and_explanation_agree() {
     let world = world(&[
         allow("p", "b", 80),
         cluster_policy("q", "Admin", "Pass", &json!({})),
-        policy("e", &json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 1, "endPort": 90}]}]})),
+        policy(
+            "e",
+            &json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 1, "endPort": 90}]}]}),
+        ),
     ]);
     let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.0.1", "192.0.2.1"];
     for from in ips {
@@ -200,7 +235,10 @@ fn a_pod_whose_object_is_not_known_passes_nothing() {
     assert!(!tcp(&world, "10.0.0.7", "192.0.2.1", 80));
     let ghost = PodKey::new("x", "ghost");
     let to = flow("192.0.2.1", "10.0.0.7", T, 80);
-    assert_eq!(world.engine.judge(&ghost, Direction::Ingress, &to), Verdict::Denied);
+    assert_eq!(
+        world.engine.judge(&ghost, Direction::Ingress, &to),
+        Verdict::Denied
+    );
     assert!(!world.engine.is_ready(&super::world::attachment("s1")));
     world.put(&pod("ghost", "n1", &["10.0.0.7"], &json!({})));
     world.settle_clean();
@@ -212,7 +250,12 @@ fn a_pod_whose_object_is_not_known_passes_nothing() {
 fn whose_flows_are_judged_again_is_told_after_the_transaction() {
     let mut world = world(&[allow("p", "c", 80)]);
     drop(world.engine.take_disturbance());
-    world.put(&pod("c", "n2", &["10.0.0.3", "fd00::3"], &json!({"app": "other"})));
+    world.put(&pod(
+        "c",
+        "n2",
+        &["10.0.0.3", "fd00::3"],
+        &json!({"app": "other"}),
+    ));
     world.settle_clean();
     let told = world.engine.take_disturbance();
     assert!(told.lost.contains(&ip("10.0.0.3")) && told.locals.is_empty());
@@ -222,10 +265,22 @@ fn whose_flows_are_judged_again_is_told_after_the_transaction() {
     assert!(told.locals.contains(&ip("10.0.0.1")) && told.locals.contains(&ip("fd00::2")));
     world.put(&pod("d", "n2", &["10.0.0.5"], &json!({"app": "b"})));
     world.settle_clean();
-    assert!(world.engine.take_disturbance().gained.contains(&ip("10.0.0.5")));
+    assert!(
+        world
+            .engine
+            .take_disturbance()
+            .gained
+            .contains(&ip("10.0.0.5"))
+    );
     world.drop_pod("a");
     world.settle_clean();
-    assert!(world.engine.take_disturbance().gone.contains(&ip("10.0.0.1")));
+    assert!(
+        world
+            .engine
+            .take_disturbance()
+            .gone
+            .contains(&ip("10.0.0.1"))
+    );
     assert!(world.engine.take_disturbance().is_empty());
 }
 

@@ -1,8 +1,10 @@
 //! A kernel that takes transactions as nf_tables does: all or nothing, refusing what is absent, in use or different.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use nft_wire::change::Change;
+use nft_wire::element::Elements;
 use nft_wire::expr::Expr;
 use nft_wire::name::{Name, TableRef};
 use nft_wire::snapshot::Snapshot;
@@ -30,7 +32,10 @@ impl Kernel {
     }
 
     pub(super) fn policy(&self) -> &Snapshot {
-        self.tables.values().find(|t| &*t.at().name == "terway_policy").unwrap()
+        self.tables
+            .values()
+            .find(|t| &*t.at().name == "terway_policy")
+            .unwrap()
     }
 
     pub(super) fn transact(&mut self, changes: &[Change]) -> Result<(), Refused> {
@@ -70,7 +75,11 @@ impl Kernel {
                     return Err(ENOENT);
                 }
                 if let Some(known) = table.chains.get(&chain.name) {
-                    return if known.chain == *chain { Ok(()) } else { Err(EEXIST) };
+                    return if known.chain == *chain {
+                        Ok(())
+                    } else {
+                        Err(EEXIST)
+                    };
                 }
                 table.take(change.clone());
             }
@@ -88,29 +97,15 @@ impl Kernel {
                     return Err(*errno);
                 }
                 if let Some(known) = table.sets.get(&set.name) {
-                    return if known.set == *set { Ok(()) } else { Err(EEXIST) };
+                    return if known.set == *set {
+                        Ok(())
+                    } else {
+                        Err(EEXIST)
+                    };
                 }
                 table.take(change.clone());
             }
-            Change::AddElements(elements) => {
-                let chains: BTreeSet<Name> = table.chains.keys().cloned().collect();
-                let set = table.sets.get_mut(&elements.set).ok_or(ENOENT)?;
-                for element in &elements.elements {
-                    let target = element.verdict.as_ref().and_then(Verdict::chain);
-                    if target.is_some_and(|chain| !chains.contains(chain)) {
-                        return Err(ENOENT);
-                    }
-                    let known = set
-                        .elements
-                        .iter()
-                        .find(|e| e.key == element.key && e.interval_end == element.interval_end);
-                    match known {
-                        Some(known) if known.verdict != element.verdict => return Err(EEXIST),
-                        Some(_) => {}
-                        None => set.elements.push(element.clone()),
-                    }
-                }
-            }
+            Change::AddElements(elements) => add(table, elements)?,
             Change::DeleteElements(elements) => {
                 let set = table.sets.get_mut(&elements.set).ok_or(ENOENT)?;
                 for element in &elements.elements {
@@ -127,14 +122,14 @@ impl Kernel {
             Change::DeleteChain { name, .. } => {
                 let state = table.chains.remove(name).ok_or(ENOENT)?;
                 if used(table).contains(name) {
-                    table.chains.insert(name.clone(), state);
+                    table.chains.insert(Arc::clone(name), state);
                     return Err(EBUSY);
                 }
             }
             Change::DeleteSet { name, .. } => {
                 let state = table.sets.remove(name).ok_or(ENOENT)?;
                 if used(table).contains(name) {
-                    table.sets.insert(name.clone(), state);
+                    table.sets.insert(Arc::clone(name), state);
                     return Err(EBUSY);
                 }
             }
@@ -151,32 +146,54 @@ impl Kernel {
     }
 }
 
+fn add(table: &mut Snapshot, elements: &Elements) -> Result<(), i32> {
+    let chains: BTreeSet<Name> = table.chains.keys().cloned().collect();
+    let set = table.sets.get_mut(&elements.set).ok_or(ENOENT)?;
+    for element in &elements.elements {
+        let target = element.verdict.as_ref().and_then(Verdict::chain);
+        if target.is_some_and(|chain| !chains.contains(chain)) {
+            return Err(ENOENT);
+        }
+        let known = set
+            .elements
+            .iter()
+            .find(|e| e.key == element.key && e.interval_end == element.interval_end);
+        match known {
+            Some(known) if known.verdict != element.verdict => return Err(EEXIST),
+            Some(_) => {}
+            None => set.elements.push(element.clone()),
+        }
+    }
+    Ok(())
+}
+
 fn check_expr(table: &Snapshot, expr: &Expr) -> Result<(), i32> {
-    let there = match expr {
-        Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => table.sets.contains_key(set),
-        Expr::Vmap { map, .. } => table.sets.contains_key(map),
-        Expr::Verdict(verdict) => verdict.chain().is_none_or(|c| table.chains.contains_key(c)),
-        _ => true,
-    };
-    if there { Ok(()) } else { Err(ENOENT) }
+    let there = |name: &Name| table.chains.contains_key(name) || table.sets.contains_key(name);
+    if refers(expr).is_none_or(there) {
+        Ok(())
+    } else {
+        Err(ENOENT)
+    }
+}
+
+/// What an expression refers to.
+fn refers(expr: &Expr) -> Option<&Name> {
+    if let Expr::Lookup { set, .. } | Expr::Dynset { set, .. } = expr {
+        Some(set)
+    } else if let Expr::Vmap { map, .. } = expr {
+        Some(map)
+    } else if let Expr::Verdict(verdict) = expr {
+        verdict.chain()
+    } else {
+        None
+    }
 }
 
 /// What rules and elements refer to.
 pub(super) fn used(table: &Snapshot) -> BTreeSet<Name> {
     let mut out = BTreeSet::new();
     for rule in table.chains.values().flat_map(|c| &c.rules) {
-        for expr in &rule.exprs {
-            match expr {
-                Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => {
-                    out.insert(set.clone());
-                }
-                Expr::Vmap { map, .. } => {
-                    out.insert(map.clone());
-                }
-                Expr::Verdict(verdict) => out.extend(verdict.chain().cloned()),
-                _ => {}
-            }
-        }
+        out.extend(rule.exprs.iter().filter_map(refers).cloned());
     }
     for element in table.sets.values().flat_map(|s| &s.elements) {
         out.extend(element.verdict.as_ref().and_then(Verdict::chain).cloned());

@@ -14,9 +14,24 @@ fn kinds(steps: &[crate::plan::Step]) -> Vec<StepKind> {
 
 fn three_pods() -> World {
     let mut world = World::new();
-    world.put(&pod("a", "n1", &["10.0.0.1", "fd00::1"], &json!({"app": "a"})));
-    world.put(&pod("b", "n1", &["10.0.0.2", "fd00::2"], &json!({"app": "b"})));
-    world.put(&pod("c", "n2", &["10.0.0.3", "fd00::3"], &json!({"app": "c"})));
+    world.put(&pod(
+        "a",
+        "n1",
+        &["10.0.0.1", "fd00::1"],
+        &json!({"app": "a"}),
+    ));
+    world.put(&pod(
+        "b",
+        "n1",
+        &["10.0.0.2", "fd00::2"],
+        &json!({"app": "b"}),
+    ));
+    world.put(&pod(
+        "c",
+        "n2",
+        &["10.0.0.3", "fd00::3"],
+        &json!({"app": "c"}),
+    ));
     world
 }
 
@@ -71,11 +86,21 @@ fn a_remote_pod_touches_sets_alone() {
     world.put(&pod("d", "n2", &["10.0.0.4"], &json!({"app": "c"})));
     let steps = world.settle_clean();
     assert_eq!(kinds(&steps), [StepKind::Grow]);
-    assert!(steps[0].changes.iter().all(|c| matches!(c, Change::AddElements(_))));
+    assert!(
+        steps[0]
+            .changes
+            .iter()
+            .all(|c| matches!(c, Change::AddElements(_)))
+    );
     world.drop_pod("d");
     let steps = world.settle_clean();
     assert_eq!(kinds(&steps), [StepKind::Move]);
-    assert!(steps[0].changes.iter().all(|c| matches!(c, Change::DeleteElements(_))));
+    assert!(
+        steps[0]
+            .changes
+            .iter()
+            .all(|c| matches!(c, Change::DeleteElements(_)))
+    );
 }
 
 // B8, B6
@@ -103,7 +128,12 @@ fn a_pod_that_changes_its_labels_moves_at_once_to_chains_that_stand() {
     world.settle_clean();
     let before = world.lead("to_pod", "a");
     assert_eq!(world.lead("to_pod", "b"), Some(Verdict::Accept));
-    world.put(&pod("b", "n1", &["10.0.0.2", "fd00::2"], &json!({"app": "a"})));
+    world.put(&pod(
+        "b",
+        "n1",
+        &["10.0.0.2", "fd00::2"],
+        &json!({"app": "a"}),
+    ));
     let steps = world.settle_clean();
     // The chains stand already for the other pod.
     assert_eq!(kinds(&steps), [StepKind::Move]);
@@ -145,10 +175,16 @@ fn nothing_by_content_is_left_after_all_policies_and_pods_are_gone() {
     }
     world.settle_clean();
     assert_eq!(world.units().len(), 0);
-    assert_eq!(world.members("to_pod") + world.members("from_ip4") + world.members("hair"), 0);
+    assert_eq!(
+        world.members("to_pod") + world.members("from_ip4") + world.members("hair"),
+        0
+    );
     assert_eq!(world.engine.index().counts().sets, 0);
     let stats = world.engine.stats();
-    assert_eq!((stats.pods, stats.profiles, stats.chains, stats.members), (0, 0, 0, 0));
+    assert_eq!(
+        (stats.pods, stats.profiles, stats.chains, stats.members),
+        (0, 0, 0, 0)
+    );
 }
 
 #[test]
@@ -161,7 +197,11 @@ fn many_policies_are_found_by_port() {
     assert!(!world.units().iter().any(|u| u.starts_with("pm_")));
     world.put(&allow("p16", "c", 200));
     world.settle_clean();
-    let map = world.units().into_iter().find(|u| u.starts_with("pm_")).unwrap();
+    let map = world
+        .units()
+        .into_iter()
+        .find(|u| u.starts_with("pm_"))
+        .unwrap();
     assert_eq!(world.members(&map), 17);
 }
 
@@ -174,7 +214,11 @@ fn many_policies_with_ranges_are_cut_into_disjoint_pieces() {
         world.put(&one);
     }
     world.settle_clean();
-    let map = world.units().into_iter().find(|u| u.starts_with("pm_")).unwrap();
+    let map = world
+        .units()
+        .into_iter()
+        .find(|u| u.starts_with("pm_"))
+        .unwrap();
     let set = &world.kernel.policy().sets[map.as_str()];
     assert!(set.set.flags.interval);
     let mut ends: Vec<_> = set
@@ -194,17 +238,26 @@ fn a_large_set_comes_in_parts_before_anything_leads_to_it() {
     });
     for n in 0..1000_u32 {
         let address = format!("10.2.{}.{}", n / 250, n % 250);
-        world.put(&pod(&format!("m{n}"), "n2", &[&address], &json!({"app": "c"})));
+        world.put(&pod(
+            &format!("m{n}"),
+            "n2",
+            &[&address],
+            &json!({"app": "c"}),
+        ));
     }
     world.settle_clean();
     world.put(&pod("a", "n1", &["10.0.0.1"], &json!({})));
     world.put(&allow("p", "c", 80));
     let steps = world.settle_clean();
     let moved = steps.iter().position(|s| {
-        s.changes.iter().any(|c| matches!(c, Change::AddElements(e) if &*e.set == "to_pod"))
+        s.changes
+            .iter()
+            .any(|c| matches!(c, Change::AddElements(e) if &*e.set == "to_pod"))
     });
     let filled = steps.iter().rposition(|s| {
-        s.changes.iter().any(|c| matches!(c, Change::AddElements(e) if e.set.starts_with("p4_")))
+        s.changes
+            .iter()
+            .any(|c| matches!(c, Change::AddElements(e) if e.set.starts_with("p4_")))
     });
     assert!(steps.len() > 4 && filled < moved, "{filled:?} {moved:?}");
 }
@@ -252,7 +305,11 @@ fn a_placed_pod_has_an_anti_spoof_chain_unless_it_opts_out() {
     world.settle_clean();
     let chain = link(&PodKey::new("x", "a"));
     let spoof = |world: &World| {
-        let table = world.kernel.tables.values().find(|t| &*t.at().name == "terway_spoof");
+        let table = world
+            .kernel
+            .tables
+            .values()
+            .find(|t| &*t.at().name == "terway_spoof");
         table.is_some_and(|t| t.chains.contains_key(chain.as_str()))
     };
     assert!(spoof(&world));
@@ -282,14 +339,21 @@ fn a_pod_without_a_host_side_link_has_its_rules_in_its_own_namespace() {
         world.engine.adopt(&target, &[]);
     }
     while let Some(step) = world.engine.next_step() {
-        let kernel = if step.target == inside { &mut own } else { &mut world.kernel };
+        let kernel = if step.target == inside {
+            &mut own
+        } else {
+            &mut world.kernel
+        };
         kernel.transact(&step.changes).unwrap();
         world.engine.committed(&step);
     }
     assert!(world.engine.is_ready(&attachment("s1")));
     assert_eq!(own.policy().sets["to_pod"].elements.len(), 1);
     assert_eq!(own.policy().sets["node4"].elements.len(), 1);
-    assert_eq!(world.engine.diff(&inside, &own.dump()), Vec::<String>::new());
+    assert_eq!(
+        world.engine.diff(&inside, &own.dump()),
+        Vec::<String>::new()
+    );
     world.engine.unplace(&attachment("s1"));
     world.drop_pod("a");
     assert!(world.engine.next_step().is_none());
@@ -316,7 +380,11 @@ fn a_namespace_that_changes_its_labels_moves_its_pods_in_and_out_of_sets() {
         &json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"t": "1"}}}]}]}),
     ));
     world.settle_clean();
-    let set = world.units().into_iter().find(|u| u.starts_with("p4_")).unwrap();
+    let set = world
+        .units()
+        .into_iter()
+        .find(|u| u.starts_with("p4_"))
+        .unwrap();
     assert_eq!(world.members(&set), 0);
     world.put(&namespace("x", &json!({"t": "1"})));
     assert_eq!(kinds(&world.settle_clean()), [StepKind::Grow]);

@@ -37,7 +37,11 @@ struct Facts {
 impl Facts {
     fn build(&self, settings: Settings) -> World {
         let mut world = World::on(super::kernel::Kernel::default(), settings);
-        let objects = self.policies.values().chain(self.pods.values()).chain(self.namespaces.values());
+        let objects = self
+            .policies
+            .values()
+            .chain(self.pods.values())
+            .chain(self.namespaces.values());
         objects.for_each(|o| world.put(o));
         for (name, (sandbox, address)) in &self.placed {
             world.engine.place(placed(name, sandbox, &[address]));
@@ -52,7 +56,10 @@ fn random_policy(rng: &mut StdRng, name: &str) -> Value {
     let label = |rng: &mut StdRng| ["a", "b", "c"][rng.random_range(0..3)];
     let port: u16 = rng.random_range(80..90);
     match rng.random_range(0..7) {
-        0 => policy(name, &json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})),
+        0 => policy(
+            name,
+            &json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}),
+        ),
         1 => policy(
             name,
             &json!({"podSelector": {"matchLabels": {"app": label(rng)}}, "ingress": [{"ports": [{"port": "web"}]}]}),
@@ -116,11 +123,17 @@ fn one_event(rng: &mut StdRng, world: &mut World, facts: &mut Facts) {
             facts.namespaces.insert("x".to_owned(), one);
         }
         _ => {
-            let local = facts.pods.get(&name).is_some_and(|p| p["spec"]["nodeName"] == "n1");
+            let local = facts
+                .pods
+                .get(&name)
+                .is_some_and(|p| p["spec"]["nodeName"] == "n1");
             if local {
                 let sandbox = format!("s{}", rng.random_range(0..1_000_000));
                 let address = format!("10.0.0.{}", rng.random_range(1..9));
-                if let Some((old, _)) = facts.placed.insert(name.clone(), (sandbox.clone(), address.clone())) {
+                if let Some((old, _)) = facts
+                    .placed
+                    .insert(name.clone(), (sandbox.clone(), address.clone()))
+                {
                     world.engine.unplace(&super::world::attachment(&old));
                 }
                 world.engine.place(placed(&name, &sandbox, &[&address]));
@@ -132,9 +145,11 @@ fn one_event(rng: &mut StdRng, world: &mut World, facts: &mut Facts) {
 // A2, E10
 #[test]
 fn any_run_of_events_ends_with_the_tables_that_a_fresh_start_makes() {
-    let base: u64 = std::env::var("POLICY_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let base: u64 = std::env::var("POLICY_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1);
     for seed in base..base + 40 {
-        println!("seed {seed}");
         let settings = Settings {
             switch_above: 2,
             batch_bytes: if seed % 3 == 0 { 600 } else { 1 << 20 },
@@ -143,7 +158,9 @@ fn any_run_of_events_ends_with_the_tables_that_a_fresh_start_makes() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = World::with(settings.clone());
         let mut facts = Facts::default();
-        facts.namespaces.insert("x".to_owned(), namespace("x", &json!({})));
+        facts
+            .namespaces
+            .insert("x".to_owned(), namespace("x", &json!({})));
         world.settle_clean();
         for _ in 0..40 {
             for _ in 0..rng.random_range(1..6) {
@@ -188,5 +205,8 @@ fn any_run_of_events_ends_with_the_tables_that_a_fresh_start_makes() {
 fn pretty(fresh: &[String], have: &[String], seed: u64) {
     let missing: Vec<_> = fresh.iter().filter(|l| !have.contains(l)).take(3).collect();
     let extra: Vec<_> = have.iter().filter(|l| !fresh.contains(l)).take(3).collect();
-    assert!(missing.is_empty() && extra.is_empty(), "seed {seed}: missing {missing:#?} extra {extra:#?}");
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "seed {seed}: missing {missing:#?} extra {extra:#?}"
+    );
 }

@@ -31,7 +31,11 @@ fn chain_of(policy: &serde_json::Value) -> String {
     let mut world = two_pods();
     world.put(policy);
     world.settle_clean();
-    world.units().into_iter().find(|u| u.starts_with("r_")).unwrap()
+    world
+        .units()
+        .into_iter()
+        .find(|u| u.starts_with("r_"))
+        .unwrap()
 }
 
 #[test]
@@ -42,7 +46,10 @@ fn an_object_that_the_kernel_refuses_closes_its_pods_and_no_others() {
     world.put(&poison);
     world.put(&of_app("q", "b", 81));
     world.settle();
-    assert_eq!(world.lead("to_pod", "a"), Some(Verdict::Goto("deny_in".into())));
+    assert_eq!(
+        world.lead("to_pod", "a"),
+        Some(Verdict::Goto("deny_in".into()))
+    );
     assert!(matches!(world.lead("to_pod", "b"), Some(Verdict::Goto(c)) if c.starts_with("in_")));
     assert!(!world.engine.is_ready(&attachment("sa")));
     assert!(world.engine.is_ready(&attachment("sb")));
@@ -50,13 +57,21 @@ fn an_object_that_the_kernel_refuses_closes_its_pods_and_no_others() {
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].pods.len(), 1);
     assert_eq!(world.engine.stats().closed_pods, 1);
-    assert!(!world.engine.allows(&super::world::flow("10.0.0.2", "10.0.0.1", crate::flow::Protocol::TCP, 80)));
+    assert!(!world.engine.allows(&super::world::flow(
+        "10.0.0.2",
+        "10.0.0.1",
+        crate::flow::Protocol::TCP,
+        80
+    )));
     // The policy goes, and its pods open again.
     world.drop_policy("p");
     world.settle();
     assert_eq!(world.lead("to_pod", "a"), Some(Verdict::Accept));
     assert!(world.engine.is_ready(&attachment("sa")));
-    assert_eq!(world.engine.diff(&Target::Host, &world.kernel.dump()), Vec::<String>::new());
+    assert_eq!(
+        world.engine.diff(&Target::Host, &world.kernel.dump()),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -69,14 +84,19 @@ fn an_object_that_the_kernel_does_not_name_is_found_by_halving() {
         world.put(&of_app(&format!("q{n}"), "b", 100 + n));
     }
     for _ in 0..200 {
-        let Some(step) = world.engine.next_step() else { break };
+        let Some(step) = world.engine.next_step() else {
+            break;
+        };
         match world.kernel.transact(&step.changes) {
             Ok(()) => world.engine.committed(&step),
             Err((_, errno)) => world.engine.failed(&step, Failure::Whole { errno }),
         }
     }
     assert!(!world.engine.has_work());
-    assert_eq!(world.lead("to_pod", "a"), Some(Verdict::Goto("deny_in".into())));
+    assert_eq!(
+        world.lead("to_pod", "a"),
+        Some(Verdict::Goto("deny_in".into()))
+    );
     assert!(world.engine.is_ready(&attachment("sb")));
 }
 
@@ -86,13 +106,23 @@ fn a_link_that_is_gone_holds_up_nobody_else() {
     world.kernel.links = Some(["calia", "calib"].map(str::to_owned).into());
     world.put(&pod("d", "n1", &["10.0.0.4"], &json!({})));
     world.put(&pod("e", "n1", &["10.0.0.5"], &json!({})));
-    world.kernel.links.as_mut().unwrap().insert("calie".to_owned());
+    world
+        .kernel
+        .links
+        .as_mut()
+        .unwrap()
+        .insert("calie".to_owned());
     world.engine.place(placed("d", "sd", &["10.0.0.4"]));
     world.engine.place(placed("e", "se", &["10.0.0.5"]));
     world.settle();
     assert!(!world.engine.is_ready(&attachment("sd")));
     assert!(world.engine.is_ready(&attachment("se")));
-    world.kernel.links.as_mut().unwrap().insert("calid".to_owned());
+    world
+        .kernel
+        .links
+        .as_mut()
+        .unwrap()
+        .insert("calid".to_owned());
     world.engine.unplace(&attachment("sd"));
     world.engine.place(placed("d", "sd2", &["10.0.0.4"]));
     world.settle();
@@ -147,12 +177,24 @@ fn somebody_elses_change_is_noticed_by_the_refusal_and_put_right() {
     let mut world = two_pods();
     world.put(&allow("p", "b", 80));
     world.settle_clean();
-    let set = world.units().into_iter().find(|u| u.starts_with("p4_")).unwrap();
-    let table = world.kernel.tables.values_mut().find(|t| &*t.at().name == "terway_policy").unwrap();
+    let set = world
+        .units()
+        .into_iter()
+        .find(|u| u.starts_with("p4_"))
+        .unwrap();
+    let table = world
+        .kernel
+        .tables
+        .values_mut()
+        .find(|t| &*t.at().name == "terway_policy")
+        .unwrap();
     table.sets.get_mut(set.as_str()).unwrap().elements.clear();
     world.drop_pod("b");
     world.engine.unplace(&attachment("sb"));
     world.settle();
     assert!(world.engine.stats().refused > 0);
-    assert_eq!(world.engine.diff(&Target::Host, &world.kernel.dump()), Vec::<String>::new());
+    assert_eq!(
+        world.engine.diff(&Target::Host, &world.kernel.dump()),
+        Vec::<String>::new()
+    );
 }

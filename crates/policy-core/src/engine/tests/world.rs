@@ -74,7 +74,8 @@ impl World {
     }
 
     pub(super) fn drop_pod(&mut self, name: &str) {
-        self.engine.apply(Event::Delete(ObjectKey::Pod(PodKey::new("x", name))));
+        self.engine
+            .apply(Event::Delete(ObjectKey::Pod(PodKey::new("x", name))));
     }
 
     /// Runs until nothing is left; what was done. Checks the order within.
@@ -104,13 +105,24 @@ impl World {
     pub(super) fn settle_clean(&mut self) -> Vec<Step> {
         let refused = self.engine.stats().refused;
         let steps = self.settle();
-        assert_eq!(self.engine.stats().refused, refused, "something was refused");
-        assert_eq!(self.engine.diff(&Target::Host, &self.kernel.dump()), Vec::<String>::new());
+        assert_eq!(
+            self.engine.stats().refused,
+            refused,
+            "something was refused"
+        );
+        assert_eq!(
+            self.engine.diff(&Target::Host, &self.kernel.dump()),
+            Vec::<String>::new()
+        );
         steps
     }
 
     pub(super) fn members(&self, set: &str) -> usize {
-        self.kernel.policy().sets.get(set).map_or(0, |s| s.elements.len())
+        self.kernel
+            .policy()
+            .sets
+            .get(set)
+            .map_or(0, |s| s.elements.len())
     }
 
     /// Chains and sets by content that the kernel has.
@@ -121,7 +133,10 @@ impl World {
             .map(ToString::to_string)
             .filter(|name| {
                 let prefix = name.split('_').next().unwrap_or_default();
-                ["r", "s", "in", "eg", "pm", "t", "p4", "p6", "n4", "n6", "b4", "b6"].contains(&prefix)
+                [
+                    "r", "s", "in", "eg", "pm", "t", "p4", "p6", "n4", "n6", "b4", "b6",
+                ]
+                .contains(&prefix)
                     && name.len() > 10
             })
             .collect()
@@ -139,27 +154,37 @@ pub(super) fn check_order(step: &Step) {
     let mut made = BTreeSet::new();
     let mut led = BTreeSet::new();
     for change in &step.changes {
-        match change {
-            Change::AddChain(chain) => {
-                made.insert(chain.name.to_string());
-            }
-            Change::AddElements(e) if !e.set.starts_with("pm_") => {
-                led.extend(e.elements.iter().filter_map(|e| Some(e.verdict.as_ref()?.chain()?.to_string())));
-            }
-            _ => {}
+        if let Change::AddChain(chain) = change {
+            made.insert(chain.name.to_string());
+        }
+        if let Change::AddElements(e) = change
+            && !e.set.starts_with("pm_")
+        {
+            let chains = e
+                .elements
+                .iter()
+                .filter_map(|e| e.verdict.as_ref()?.chain());
+            led.extend(chains.map(ToString::to_string));
         }
     }
     let both: Vec<_> = made.intersection(&led).collect();
-    assert!(both.is_empty(), "made and led to in one transaction: {both:?}");
-    let adds = step.changes.iter().any(|c| match c {
-        Change::AddElements(e) => e.set.starts_with(['p', 'n']) && e.set.contains("4_"),
-        _ => false,
-    });
-    let shrinks = step.changes.iter().any(|c| match c {
-        Change::DeleteElements(e) => e.set.starts_with(['p', 'n']) && e.set.contains("4_"),
-        _ => false,
-    });
-    assert!(step.kind == StepKind::Create || !(adds && shrinks), "grows and shrinks at once");
+    assert!(
+        both.is_empty(),
+        "made and led to in one transaction: {both:?}"
+    );
+    let follows = |set: &str| set.starts_with(['p', 'n']) && set.contains("4_");
+    let adds = step
+        .changes
+        .iter()
+        .any(|c| matches!(c, Change::AddElements(e) if follows(&e.set)));
+    let shrinks = step
+        .changes
+        .iter()
+        .any(|c| matches!(c, Change::DeleteElements(e) if follows(&e.set)));
+    assert!(
+        step.kind == StepKind::Create || !(adds && shrinks),
+        "grows and shrinks at once"
+    );
 }
 
 pub(super) fn namespace(name: &str, labels: &Value) -> Value {

@@ -359,7 +359,10 @@ impl Peers {
         sets.sort_unstable();
         for set in &sets {
             for ip in &ips {
-                let member = Member { ip: *ip, port: None };
+                let member = Member {
+                    ip: *ip,
+                    port: None,
+                };
                 if !self.has(*set, &member) {
                     self.tally.came(*set, member);
                 }
@@ -392,7 +395,10 @@ impl Peers {
         }
         for set in node.sets {
             for ip in &node.ips {
-                let member = Member { ip: *ip, port: None };
+                let member = Member {
+                    ip: *ip,
+                    port: None,
+                };
                 if !self.has(set, &member) {
                     self.tally.went(set, member);
                 }

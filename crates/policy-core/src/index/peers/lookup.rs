@@ -21,9 +21,9 @@ impl Peers {
         port: Option<(Protocol, u16)>,
     ) -> bool {
         match key {
-            PeerKey::Nodes(selector) => {
-                self.nodes_at(ip).any(|(_, node)| selector.matches(&node.labels))
-            }
+            PeerKey::Nodes(selector) => self
+                .nodes_at(ip)
+                .any(|(_, node)| selector.matches(&node.labels)),
             PeerKey::Pods(scope, name) => self
                 .roster
                 .holders(ip)
@@ -46,7 +46,10 @@ impl Peers {
 
     /// Names of the nodes that have the address.
     pub(in super::super) fn nodes_by_ip(&self, ip: IpAddr) -> Vec<Arc<str>> {
-        let mut names: Vec<_> = self.nodes_at(ip).map(|(name, _)| Arc::clone(name)).collect();
+        let mut names: Vec<_> = self
+            .nodes_at(ip)
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
         names.sort();
         names
     }
@@ -99,7 +102,10 @@ impl Peers {
 
     fn labels(&self, pairs: &[(u32, u32)]) -> Labels {
         let text = |id: u32| Arc::from(self.strings.text(id));
-        pairs.iter().map(|(key, value)| (text(*key), text(*value))).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| (text(*key), text(*value)))
+            .collect()
     }
 
     /// Whether nothing is kept but strings.
@@ -134,19 +140,23 @@ impl Peers {
         let sets: usize = self
             .sets
             .iter()
-            .map(|(_, set)| {
-                set.classes
-                    .capacity()
-                    .saturating_mul(6)
-                    .saturating_add(512)
-            })
+            .map(|(_, set)| set.classes.capacity().saturating_mul(6).saturating_add(512))
             .sum();
         Counts {
             pods: self.roster.pod_count(),
             classes: self.roster.class_count(),
-            namespaces: self.spaces.iter().map(|(_, space)| space).filter(known).count(),
+            namespaces: self
+                .spaces
+                .iter()
+                .map(|(_, space)| space)
+                .filter(known)
+                .count(),
             nodes: self.nodes.len(),
-            accounts: self.spaces.iter().map(|(_, space)| space.accounts.len()).sum(),
+            accounts: self
+                .spaces
+                .iter()
+                .map(|(_, space)| space.accounts.len())
+                .sum(),
             policies: 0,
             sets: self.sets.len(),
             strings: self.strings.len(),

@@ -215,7 +215,9 @@ impl Peers {
             return false;
         };
         match &*set.key {
-            PeerKey::Nodes(_) => self.nodes_at(member.ip).any(|(_, node)| node.sets.contains(&id)),
+            PeerKey::Nodes(_) => self
+                .nodes_at(member.ip)
+                .any(|(_, node)| node.sets.contains(&id)),
             PeerKey::Pods(_, port) => self.roster.holders(member.ip).any(|pod| {
                 self.roster.class_of(pod).is_some_and(|class| {
                     class.sets.binary_search(&id).is_ok()
@@ -283,11 +285,10 @@ impl Peers {
         let mut members = Vec::new();
         if let PeerKey::Nodes(_) = &*set.key {
             let nodes = self.nodes.values().filter(|node| node.sets.contains(&id));
-            members.extend(
-                nodes
-                    .flat_map(|node| &node.ips)
-                    .map(|ip| Member { ip: *ip, port: None }),
-            );
+            members.extend(nodes.flat_map(|node| &node.ips).map(|ip| Member {
+                ip: *ip,
+                port: None,
+            }));
         }
         for class in set.classes.iter().filter_map(|id| self.roster.class(*id)) {
             for pod in class.pods.iter().filter_map(|pod| self.roster.pod(*pod)) {
@@ -337,7 +338,12 @@ fn without(roster: &mut Roster, class: u32, id: u32) {
     let Some(entry) = roster.class(class) else {
         return;
     };
-    let sets = entry.sets.iter().copied().filter(|other| *other != id).collect();
+    let sets = entry
+        .sets
+        .iter()
+        .copied()
+        .filter(|other| *other != id)
+        .collect();
     roster.set_sets(class, sets);
 }
 

@@ -15,7 +15,10 @@ fn set_of_own_namespace_has_its_pods_alone() {
     upsert(&mut index, &pod("a", "p2", "db", &["10.0.0.2"]));
     upsert(&mut index, &pod("b", "p3", "web", &["10.0.0.3"]));
     assert_eq!(addresses(&index, set), [ip("10.0.0.1")]);
-    assert_eq!(delta(&index.take_changes(), set), (vec![plain("10.0.0.1")], vec![]));
+    assert_eq!(
+        delta(&index.take_changes(), set),
+        (vec![plain("10.0.0.1")], vec![])
+    );
     assert!(index.contains(set, ip("10.0.0.1"), None));
     assert!(!index.contains(set, ip("10.0.0.3"), None));
 }
@@ -121,7 +124,10 @@ fn pods_of_one_class_with_one_address_leave_together_once() {
     assert_eq!(index.counts().classes, 1);
     drop(index.take_changes());
     namespace(&mut index, "a", &[]);
-    assert_eq!(delta(&index.take_changes(), set), (vec![], vec![plain("10.0.0.1")]));
+    assert_eq!(
+        delta(&index.take_changes(), set),
+        (vec![], vec![plain("10.0.0.1")])
+    );
     namespace(&mut index, "a", &[("team", "x")]);
     namespace(&mut index, "a", &[]);
     assert!(index.take_changes().sets.is_empty());
@@ -176,18 +182,19 @@ fn pod_that_changes_labels_address_or_node_moves_between_sets() {
 #[test]
 fn set_with_port_name_has_the_number_that_each_pod_gave_it() {
     let mut index = Index::new(HERE);
-    let key = |protocol| {
-        PeerKey::Pods(
-            scope(own("a"), all()),
-            Some(port_name(protocol, "web")),
-        )
-    };
+    let key = |protocol| PeerKey::Pods(scope(own("a"), all()), Some(port_name(protocol, "web")));
     let tcp = index.acquire(&key(Some(Protocol::TCP)));
     let any = index.acquire(&key(None));
     let mut one = pod("a", "p1", "x", &["10.0.0.1"]);
-    one.ports = vec![named("web", Protocol::TCP, 80), named("web", Protocol::TCP, 8080)];
+    one.ports = vec![
+        named("web", Protocol::TCP, 80),
+        named("web", Protocol::TCP, 8080),
+    ];
     let mut two = pod("a", "p2", "x", &["10.0.0.2"]);
-    two.ports = vec![named("web", Protocol::UDP, 81), named("other", Protocol::TCP, 82)];
+    two.ports = vec![
+        named("web", Protocol::UDP, 81),
+        named("other", Protocol::TCP, 82),
+    ];
     for pod in [&one, &two, &pod("a", "p3", "x", &["10.0.0.3"])] {
         upsert(&mut index, pod);
     }
@@ -233,7 +240,10 @@ fn set_of_nodes_has_all_their_addresses() {
     assert_eq!(delta(&index.take_changes(), set).0, [plain("10.0.0.9")]);
     put(&mut index, node("n1", "b", &["10.0.0.8", "fd00::8"]));
     assert_eq!(delta(&index.take_changes(), set).1, [plain("fd00::8")]);
-    assert_eq!(index.nodes_by_ip(ip("10.0.0.8")), [Arc::from("n1"), Arc::from("n2")]);
+    assert_eq!(
+        index.nodes_by_ip(ip("10.0.0.8")),
+        [Arc::from("n1"), Arc::from("n2")]
+    );
     index.apply(Event::Delete(ObjectKey::Node(Arc::from("n2"))));
     assert_eq!(addresses(&index, set), NONE);
 }
@@ -247,7 +257,10 @@ fn labels_that_calico_gives_are_there_for_selectors() {
     robot.service_account = Arc::from("robot");
     upsert(&mut index, &robot);
     let by = |selector| pods(NamespaceScope::Any, selector);
-    let name = pods(NamespaceScope::Matching(is("projectcalico.org/name", "a")), all());
+    let name = pods(
+        NamespaceScope::Matching(is("projectcalico.org/name", "a")),
+        all(),
+    );
     for key in [
         by(is("projectcalico.org/namespace", "a")),
         by(is("projectcalico.org/serviceaccount", "robot")),
@@ -272,7 +285,10 @@ fn service_account_selector_matches_nothing_before_its_object() {
     let has = index.acquire(&with(Selector::Has(Arc::from("bot"))));
     let has_not = index.acquire(&with(Selector::Has(Arc::from("bot")).negated()));
     upsert(&mut index, &pod("a", "p", "web", &["10.0.0.1"]));
-    assert_eq!((addresses(&index, has), addresses(&index, has_not)), (vec![], vec![]));
+    assert_eq!(
+        (addresses(&index, has), addresses(&index, has_not)),
+        (vec![], vec![])
+    );
     let account = |pairs: &[(&str, &str)]| {
         Event::Upsert(Object::ServiceAccount(ServiceAccount {
             namespace: Arc::from("a"),

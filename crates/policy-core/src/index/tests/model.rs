@@ -49,7 +49,8 @@ impl Model {
                 }
             }
             Event::Upsert(Object::Namespace(n)) => {
-                self.namespaces.insert(Arc::clone(&n.name), n.labels.clone());
+                self.namespaces
+                    .insert(Arc::clone(&n.name), n.labels.clone());
             }
             Event::Delete(ObjectKey::Namespace(name)) => {
                 self.namespaces.remove(name);
@@ -59,7 +60,8 @@ impl Model {
                 self.accounts.insert(key, a.labels.clone());
             }
             Event::Delete(ObjectKey::ServiceAccount(namespace, name)) => {
-                self.accounts.remove(&(Arc::clone(namespace), Arc::clone(name)));
+                self.accounts
+                    .remove(&(Arc::clone(namespace), Arc::clone(name)));
             }
             Event::Upsert(Object::Node(node)) => {
                 self.nodes.insert(Arc::clone(&node.name), node.clone());
@@ -78,14 +80,17 @@ impl Model {
     }
 
     pub(super) fn place(&mut self, placed: &LocalPod) {
-        self.placements.retain(|other| other.attachment != placed.attachment);
+        self.placements
+            .retain(|other| other.attachment != placed.attachment);
         self.placements.push(placed.clone());
-        self.placements.sort_by(|a, b| a.attachment.cmp(&b.attachment));
+        self.placements
+            .sort_by(|a, b| a.attachment.cmp(&b.attachment));
         self.bury();
     }
 
     pub(super) fn unplace(&mut self, placed: &LocalPod) {
-        self.placements.retain(|other| other.attachment != placed.attachment);
+        self.placements
+            .retain(|other| other.attachment != placed.attachment);
         self.bury();
     }
 
@@ -100,7 +105,10 @@ impl Model {
         self.pods.values().chain(self.gone.values()).map(|pod| {
             let mut ips: BTreeSet<IpAddr> = pod.ips.iter().copied().collect();
             if &*pod.node == HERE {
-                let own = self.placements.iter().filter(|placement| fits(placement, pod));
+                let own = self
+                    .placements
+                    .iter()
+                    .filter(|placement| fits(placement, pod));
                 ips.extend(own.flat_map(|placement| &placement.ips));
             }
             (pod, ips)
@@ -129,8 +137,15 @@ impl Model {
         let mut members = BTreeSet::new();
         match key {
             PeerKey::Nodes(selector) => {
-                for node in self.nodes.values().filter(|node| selector.matches(&node.labels)) {
-                    members.extend(node.ips.iter().map(|ip| Member { ip: *ip, port: None }));
+                for node in self
+                    .nodes
+                    .values()
+                    .filter(|node| selector.matches(&node.labels))
+                {
+                    members.extend(node.ips.iter().map(|ip| Member {
+                        ip: *ip,
+                        port: None,
+                    }));
                 }
             }
             PeerKey::Pods(scope, name) => {
@@ -168,7 +183,10 @@ impl Model {
                 .filter(|policy| self.selects(&policy.subject, pod))
                 .collect();
             policies.sort_by(|a, b| a.place().cmp(&b.place()));
-            let own = self.placements.iter().filter(|placement| fits(placement, pod));
+            let own = self
+                .placements
+                .iter()
+                .filter(|placement| fits(placement, pod));
             let subject = Subject {
                 key: pod.key.clone(),
                 pod: Some(Arc::new(pod.clone())),
@@ -180,21 +198,19 @@ impl Model {
             subjects.insert(pod.key.clone(), (pod.host_network, subject));
         }
         for placement in &self.placements {
-            let (_, subject) = subjects
-                .entry(placement.key.clone())
-                .or_insert_with(|| {
-                    let subject = Subject {
-                        key: placement.key.clone(),
-                        pod: None,
-                        namespace_known: self
-                            .namespaces
-                            .contains_key(placement.key.namespace.as_str()),
-                        placements: Vec::new(),
-                        ips: Vec::new(),
-                        policies: Vec::new(),
-                    };
-                    (false, subject)
-                });
+            let (_, subject) = subjects.entry(placement.key.clone()).or_insert_with(|| {
+                let subject = Subject {
+                    key: placement.key.clone(),
+                    pod: None,
+                    namespace_known: self
+                        .namespaces
+                        .contains_key(placement.key.namespace.as_str()),
+                    placements: Vec::new(),
+                    ips: Vec::new(),
+                    policies: Vec::new(),
+                };
+                (false, subject)
+            });
             if subject.pod.is_none() {
                 subject.placements.push(Arc::new(placement.clone()));
                 subject.ips.extend(&placement.ips);

@@ -14,10 +14,10 @@ fn policy(name: &str, spec: &serde_json::Value) -> Policy {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": name, "namespace": "a"}, "spec": spec,
     }));
-    match parsed {
-        Parsed::Object(Object::Policy(policy)) => policy,
-        other => panic!("{other:?}"),
-    }
+    let Parsed::Object(Object::Policy(policy)) = parsed else {
+        panic!("{parsed:?}");
+    };
+    policy
 }
 
 fn put(index: &mut Index, policy: &Policy) {
@@ -26,7 +26,11 @@ fn put(index: &mut Index, policy: &Policy) {
 
 fn names(index: &Index, pod: &Pod) -> Vec<String> {
     let subject = index.subject(&pod.key).unwrap();
-    subject.policies.iter().map(|p| p.id.name.to_string()).collect()
+    subject
+        .policies
+        .iter()
+        .map(|p| p.id.name.to_string())
+        .collect()
 }
 
 // A1
@@ -36,18 +40,36 @@ fn subject_has_the_policies_of_its_namespace_that_select_it() {
     let web = local("a", "web", "web", &["10.0.0.1"]);
     upsert(&mut index, &web);
     put(&mut index, &policy("all", &json!({})));
-    put(&mut index, &policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}})));
-    put(&mut index, &policy("db", &json!({"podSelector": {"matchLabels": {"app": "db"}}})));
+    put(
+        &mut index,
+        &policy(
+            "web",
+            &json!({"podSelector": {"matchLabels": {"app": "web"}}}),
+        ),
+    );
+    put(
+        &mut index,
+        &policy(
+            "db",
+            &json!({"podSelector": {"matchLabels": {"app": "db"}}}),
+        ),
+    );
     let mut elsewhere = policy("all", &json!({}));
     elsewhere.id.namespace = Arc::from("b");
     elsewhere.subject.namespaces = own("b");
     put(&mut index, &elsewhere);
     assert_eq!(names(&index, &web), ["all", "web"]);
     let changes = index.take_changes();
-    assert_eq!(changes.subjects, [web.key.clone()]);
+    assert_eq!(changes.subjects, std::slice::from_ref(&web.key));
     assert_eq!(changes.policies.len(), 4);
     assert_eq!(changes.problems, []);
-    put(&mut index, &policy("db", &json!({"podSelector": {"matchLabels": {"app": "dbs"}}})));
+    put(
+        &mut index,
+        &policy(
+            "db",
+            &json!({"podSelector": {"matchLabels": {"app": "dbs"}}}),
+        ),
+    );
     assert_eq!(index.take_changes().subjects, []);
 }
 
@@ -77,7 +99,9 @@ fn policy_with_a_broken_subject_selects_the_namespace_and_is_named_once() {
     let broken = policy("broken", &json!({"podSelector": 3}));
     put(&mut index, &broken);
     assert_eq!(names(&index, &web), ["broken"]);
-    assert_eq!(index.take_changes().problems, [broken.id.clone()]);
+    let problems = index.take_changes().problems;
+    assert_eq!(problems, std::slice::from_ref(&broken.id));
+    assert_eq!(index.problems().get(&broken.id), Some(&broken.problems));
     put(&mut index, &broken);
     assert!(index.take_changes().is_empty());
     put(&mut index, &policy("broken", &json!({})));
@@ -88,7 +112,13 @@ fn policy_with_a_broken_subject_selects_the_namespace_and_is_named_once() {
 #[test]
 fn subject_that_changes_labels_changes_policies() {
     let mut index = Index::new(HERE);
-    put(&mut index, &policy("web", &json!({"podSelector": {"matchLabels": {"app": "web"}}})));
+    put(
+        &mut index,
+        &policy(
+            "web",
+            &json!({"podSelector": {"matchLabels": {"app": "web"}}}),
+        ),
+    );
     let web = local("a", "p", "web", &["10.0.0.1"]);
     upsert(&mut index, &web);
     assert_eq!(names(&index, &web), ["web"]);
@@ -107,10 +137,10 @@ fn policies_of_cluster_kinds_stand_around_those_of_the_namespace() {
             "metadata": {"name": name},
             "spec": {"tier": tier, "priority": priority, "subject": {"namespaces": {}}},
         }));
-        match parsed {
-            Parsed::Object(Object::Policy(policy)) => policy,
-            other => panic!("{other:?}"),
-        }
+        let Parsed::Object(Object::Policy(policy)) = parsed else {
+            panic!("{parsed:?}");
+        };
+        policy
     };
     let mut index = Index::new(HERE);
     let web = local("a", "web", "web", &["10.0.0.1"]);
@@ -232,7 +262,35 @@ fn attachment_of_a_uid_not_seen_yet_has_no_policies_of_the_old_object() {
     new.uid = Arc::from("second");
     index.place(placement(&new, "s2", &["10.0.0.2"]));
     let subject = index.subject(&old.key).unwrap();
-    assert_eq!((subject.placements, subject.ips), (vec![], vec![ip("10.0.0.1")]));
+    assert_eq!(
+        (subject.placements, subject.ips),
+        (vec![], vec![ip("10.0.0.1")])
+    );
     upsert(&mut index, &new);
     assert_eq!(index.subject(&new.key).unwrap().placements.len(), 1);
+}
+
+#[test]
+fn policy_without_local_pods_is_kept_as_it_was() {
+    let mut index = Index::new(HERE);
+    let spec = json!({
+        "podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["db"]}]},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"ipBlock": {"cidr": "fd00::/8", "except": ["fd01::/16"]}}, {}],
+            "ports": [{"port": 80, "endPort": 90}, {"port": "web", "protocol": "SCTP"}]}],
+        "egress": [{"to": [{"podSelector": {}, "namespaceSelector": {"matchLabels": {"a": "b"}}}]}],
+    });
+    let policy = policy("np", &spec);
+    put(&mut index, &policy);
+    assert_eq!(index.policy(&policy.id).as_deref(), Some(&policy));
+    assert_eq!(index.policies().len(), 1);
+    let (one, two) = (
+        local("a", "one", "web", &["10.0.0.1"]),
+        local("a", "two", "web", &["10.0.0.2"]),
+    );
+    upsert(&mut index, &one);
+    upsert(&mut index, &two);
+    let held = |pod: &Pod| index.subject(&pod.key).unwrap().policies.remove(0);
+    assert_eq!(*held(&one), policy);
+    assert!(Arc::ptr_eq(&held(&one), &held(&two)));
 }

@@ -35,7 +35,10 @@ fn policy_types_missing_are_told_from_the_rules(
     #[case] isolated: (bool, bool),
 ) {
     let policy = network_policy(&spec);
-    assert_eq!((policy.ingress.is_some(), policy.egress.is_some()), isolated);
+    assert_eq!(
+        (policy.ingress.is_some(), policy.egress.is_some()),
+        isolated
+    );
     assert_eq!(policy.tier, Tier::Namespaced);
     assert_eq!(policy.order, Policy::KUBERNETES_ORDER);
 }
@@ -95,9 +98,8 @@ fn peer_selectors_join_in_one_item_and_alternate_in_two() {
         {"from": [{"podSelector": web}, {"namespaceSelector": team}]},
         {"from": [{"podSelector": {}}, {"namespaceSelector": {}}]},
     ]}));
-    let is = |key: &str, value: &str| {
-        Arc::new(Selector::In(Arc::from(key), [Arc::from(value)].into()))
-    };
+    let is =
+        |key: &str, value: &str| Arc::new(Selector::In(Arc::from(key), [Arc::from(value)].into()));
     let all = || Arc::new(Selector::Everything);
     let pods = |namespaces, pods| {
         Peer::Pods(crate::policy::PodScope {
@@ -109,7 +111,10 @@ fn peer_selectors_join_in_one_item_and_alternate_in_two() {
     let rules = policy.ingress.unwrap();
     assert_eq!(
         rules[0].peers,
-        Peers::OneOf(vec![pods(NamespaceScope::Matching(is("team", "x")), is("app", "web"))])
+        Peers::OneOf(vec![pods(
+            NamespaceScope::Matching(is("team", "x")),
+            is("app", "web")
+        )])
     );
     assert_eq!(
         rules[1].peers,
@@ -120,7 +125,10 @@ fn peer_selectors_join_in_one_item_and_alternate_in_two() {
     );
     assert_eq!(
         rules[2].peers,
-        Peers::OneOf(vec![pods(own(), all()), pods(NamespaceScope::Matching(all()), all())])
+        Peers::OneOf(vec![
+            pods(own(), all()),
+            pods(NamespaceScope::Matching(all()), all())
+        ])
     );
 }
 
@@ -168,7 +176,10 @@ fn subject_that_cannot_be_read_is_the_namespace_and_allows_nothing() {
     }));
     assert_eq!(policy.subject.namespaces, own());
     assert_eq!(*policy.subject.pods, Selector::Everything);
-    assert_eq!((policy.ingress, policy.egress), (Some(Vec::new()), Some(Vec::new())));
+    assert_eq!(
+        (policy.ingress, policy.egress),
+        (Some(Vec::new()), Some(Vec::new()))
+    );
 }
 
 #[rstest]
@@ -218,7 +229,10 @@ fn block_has_no_host_bits_and_keeps_what_it_subtracts() {
 #[case(json!({"port": "web"}), Port::Named(Some(Protocol::TCP), "web".into()))]
 fn port_defaults_to_tcp_and_includes_its_end(#[case] port: Value, #[case] wanted: Port) {
     let policy = network_policy(&json!({"ingress": [{"ports": [port]}]}));
-    assert_eq!(only(policy.ingress.as_ref()).ports, Ports::OneOf(vec![wanted]));
+    assert_eq!(
+        only(policy.ingress.as_ref()).ports,
+        Ports::OneOf(vec![wanted])
+    );
     assert_eq!(policy.problems, []);
 }
 
@@ -246,7 +260,10 @@ fn port_that_cannot_be_read_matches_nothing_and_leaves_the_others(
         only(policy.ingress.as_ref()).ports,
         Ports::OneOf(vec![Port::Range(Protocol::TCP, 443, 443)])
     );
-    assert_eq!(fields(&policy), [format!("spec.ingress[0].ports[0].{field}")]);
+    assert_eq!(
+        fields(&policy),
+        [format!("spec.ingress[0].ports[0].{field}")]
+    );
     let alone = network_policy(&json!({"ingress": [{"ports": [port]}]}));
     assert!(is_void(&only(alone.ingress.as_ref())));
 }
@@ -283,12 +300,17 @@ fn ack_policy_selects_over_the_cluster() {
     );
     assert_eq!(policy.problems, []);
     assert_eq!(policy.id.kind, PolicyKind::AckGlobal);
-    assert_eq!((policy.tier, policy.order), (Tier::Namespaced, Order(1_000_000_000)));
+    assert_eq!(
+        (policy.tier, policy.order),
+        (Tier::Namespaced, Order(1_000_000_000))
+    );
     assert_eq!(policy.subject.namespaces, NamespaceScope::Any);
     let Peers::OneOf(peers) = only(policy.ingress.as_ref()).peers else {
         panic!("open");
     };
-    assert!(matches!(peers.as_slice(), [Peer::Pods(scope)] if scope.namespaces == NamespaceScope::Any));
+    assert!(
+        matches!(peers.as_slice(), [Peer::Pods(scope)] if scope.namespaces == NamespaceScope::Any)
+    );
 }
 
 #[rstest]
@@ -314,7 +336,10 @@ fn ack_policy_with_a_broken_subject_denies_within_what_is_readable() {
             "ingress": [{}],
         }),
     );
-    assert!(matches!(policy.subject.namespaces, NamespaceScope::Matching(_)));
+    assert!(matches!(
+        policy.subject.namespaces,
+        NamespaceScope::Matching(_)
+    ));
     assert_eq!(*policy.subject.pods, Selector::Everything);
     assert_eq!(policy.ingress, Some(Vec::new()));
 }

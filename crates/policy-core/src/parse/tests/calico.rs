@@ -37,7 +37,10 @@ fn namespaced(spec: &Value) -> Policy {
 #[case(json!({"order": -1e300}), i64::MIN)]
 fn calico_policy_stands_by_its_order(#[case] spec: Value, #[case] order: i64) {
     let policy = global(&spec);
-    assert_eq!((policy.tier, policy.order), (Tier::Namespaced, Order(order)));
+    assert_eq!(
+        (policy.tier, policy.order),
+        (Tier::Namespaced, Order(order))
+    );
     assert_eq!(policy.problems, []);
 }
 
@@ -59,10 +62,7 @@ fn calico_policy_of_order_1000_comes_after_those_of_kubernetes() {
 #[case(json!({"types": ["Egress"]}), (false, true))]
 #[case(json!({"types": ["Ingress", "Egress"]}), (true, true))]
 #[case(json!({"types": ["Both"]}), (true, true))]
-fn calico_types_missing_are_told_from_the_rules(
-    #[case] spec: Value,
-    #[case] types: (bool, bool),
-) {
+fn calico_types_missing_are_told_from_the_rules(#[case] spec: Value, #[case] types: (bool, bool)) {
     let policy = global(&spec);
     assert_eq!((policy.ingress.is_some(), policy.egress.is_some()), types);
 }
@@ -76,7 +76,10 @@ fn calico_subject_is_selected_by_pod_namespace_and_account() {
         "serviceAccountSelector": "has(robot)",
     }));
     assert_eq!(policy.problems, []);
-    assert!(matches!(policy.subject.namespaces, NamespaceScope::Matching(_)));
+    assert!(matches!(
+        policy.subject.namespaces,
+        NamespaceScope::Matching(_)
+    ));
     assert_eq!(*policy.subject.accounts, Selector::Has("robot".into()));
     assert_eq!(global(&json!({})).subject.namespaces, NamespaceScope::Any);
     let own = namespaced(&json!({"selector": "all()"}));
@@ -93,7 +96,10 @@ fn calico_subject_is_selected_by_pod_namespace_and_account() {
 fn calico_rule_has_its_action(#[case] word: &str, #[case] action: Action) {
     let policy = global(&json!({"ingress": [{"action": word}]}));
     let rule = only(policy.ingress.as_ref());
-    assert_eq!((rule.action, rule.peers, rule.ports), (action, Peers::Anybody, Ports::Every));
+    assert_eq!(
+        (rule.action, rule.peers, rule.ports),
+        (action, Peers::Anybody, Ports::Every)
+    );
 }
 
 // F7
@@ -120,7 +126,13 @@ fn calico_peer_meets_selectors_and_networks() {
         .collect();
     assert!(matches!(&peers[0][0], Peer::Pods(scope) if scope.namespaces == own));
     assert!(matches!(&peers[1][0], Peer::Pods(scope) if scope.namespaces != own));
-    let Peer::Meet { pods, within, outside, not_pods } = &peers[2][0] else {
+    let Peer::Meet {
+        pods,
+        within,
+        outside,
+        not_pods,
+    } = &peers[2][0]
+    else {
         panic!("{peers:?}");
     };
     assert!(pods.is_some() && not_pods.is_none());
@@ -133,7 +145,9 @@ fn calico_peer_meets_selectors_and_networks() {
         not_pods.as_ref().map(|scope| &scope.namespaces),
         Some(&NamespaceScope::Any)
     );
-    assert!(matches!(&peers[4][0], Peer::Pods(scope) if *scope.accounts == Selector::Has("b".into())));
+    assert!(
+        matches!(&peers[4][0], Peer::Pods(scope) if *scope.accounts == Selector::Has("b".into()))
+    );
     assert_eq!(peers[5], []);
 }
 
@@ -165,7 +179,10 @@ fn calico_ports_have_a_protocol_and_may_exclude() {
             vec![Port::Range(Protocol::TCP, 22, 22)]
         )
     );
-    assert_eq!(rules[2].ports, Ports::OneOf(vec![Port::All(Protocol::ICMP)]));
+    assert_eq!(
+        rules[2].ports,
+        Ports::OneOf(vec![Port::All(Protocol::ICMP)])
+    );
     let Ports::OneOf(others) = &rules[3].ports else {
         panic!("{:?}", rules[3].ports);
     };
@@ -226,7 +243,8 @@ fn calico_policy_about_hosts_is_refused_without_effect(#[case] key: &str) {
 #[case(json!({"future": 1}))]
 #[case(json!({"types": ["Ingress", "Both"]}))]
 fn calico_policy_of_unclear_reach_can_only_deny(#[case] part: Value) {
-    let mut spec = json!({"ingress": [{"action": "Allow"}, {"action": "Pass"}, {"action": "Deny"}]});
+    let mut spec =
+        json!({"ingress": [{"action": "Allow"}, {"action": "Pass"}, {"action": "Deny"}]});
     for (key, value) in part.as_object().unwrap() {
         spec[key] = value.clone();
     }
@@ -234,13 +252,19 @@ fn calico_policy_of_unclear_reach_can_only_deny(#[case] part: Value) {
     assert!(!policy.problems.is_empty());
     let rules = policy.ingress.unwrap();
     assert!(is_void(&rules[0]));
-    assert_eq!((rules[1].action, rules[2].action), (Action::Deny, Action::Deny));
+    assert_eq!(
+        (rules[1].action, rules[2].action),
+        (Action::Deny, Action::Deny)
+    );
 }
 
 #[test]
 fn calico_subject_that_cannot_be_read_stays_in_its_namespace() {
     let policy = namespaced(&json!({"selector": "a =", "ingress": [{"action": "Allow"}]}));
-    assert_eq!(policy.subject.namespaces, NamespaceScope::Own("shop".into()));
+    assert_eq!(
+        policy.subject.namespaces,
+        NamespaceScope::Own("shop".into())
+    );
     assert_eq!(*policy.subject.pods, Selector::Everything);
 }
 
@@ -249,5 +273,8 @@ fn calico_rule_list_that_cannot_be_read_isolates_and_allows_nothing() {
     let policy = global(&json!({"ingress": 7}));
     assert_eq!(policy.ingress, Some(Vec::new()));
     let policy = global(&json!(7));
-    assert_eq!((policy.ingress, policy.egress), (Some(Vec::new()), Some(Vec::new())));
+    assert_eq!(
+        (policy.ingress, policy.egress),
+        (Some(Vec::new()), Some(Vec::new()))
+    );
 }

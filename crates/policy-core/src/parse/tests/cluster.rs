@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 
 use super::{fields, is_void, only, policy};
 use crate::flow::Protocol;
-use crate::policy::{
-    Action, NamespaceScope, Order, Peer, Peers, Policy, Port, Ports, Rule, Tier,
-};
+use crate::policy::{Action, NamespaceScope, Order, Peer, Peers, Policy, Port, Ports, Rule, Tier};
 use crate::selector::Selector;
 
 fn cluster(change: impl FnOnce(&mut Value)) -> Policy {
@@ -169,7 +167,10 @@ fn cluster_rule_that_cannot_be_read_fails_closed(#[case] rule: Value, #[case] fi
     assert!(is_void(&only(accept.egress.as_ref())));
     assert_eq!(fields(&accept), [format!("spec.egress[0].{field}")]);
     for action in ["Deny", "Pass", "Unheard"] {
-        assert!(denies_all(&only(with_rule(action, &rule).egress.as_ref())), "{action}");
+        assert!(
+            denies_all(&only(with_rule(action, &rule).egress.as_ref())),
+            "{action}"
+        );
     }
 }
 
@@ -224,7 +225,10 @@ fn cluster_port_without_protocol_means_any_of_that_name(#[case] port: Value, #[c
     let rule = json!({"to": [{"namespaces": {}}], "protocols": [port]});
     let policy = with_rule("Accept", &rule);
     assert_eq!(policy.problems, []);
-    assert_eq!(only(policy.egress.as_ref()).ports, Ports::OneOf(vec![wanted]));
+    assert_eq!(
+        only(policy.egress.as_ref()).ports,
+        Ports::OneOf(vec![wanted])
+    );
 }
 
 // F6
@@ -239,5 +243,8 @@ fn admin_port_is_a_number_a_range_or_a_name(#[case] port: Value, #[case] wanted:
             "ingress": [{"action": "Allow", "from": [{"namespaces": {}}], "ports": [port]}]}),
     );
     assert_eq!(policy.problems, []);
-    assert_eq!(only(policy.ingress.as_ref()).ports, Ports::OneOf(vec![wanted]));
+    assert_eq!(
+        only(policy.ingress.as_ref()).ports,
+        Ports::OneOf(vec![wanted])
+    );
 }

@@ -90,7 +90,12 @@ fn put(value: &mut Value, steps: &[usize], new: Value) -> bool {
             let step = step % list.len();
             put(&mut list[step], rest, new)
         }
-        _ => {
+        Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => {
             *value = new;
             false
         }
@@ -101,17 +106,18 @@ fn put(value: &mut Value, steps: &[usize], new: Value) -> bool {
 fn good_documents_have_no_problems() {
     for value in good() {
         for parsed in documents(&value) {
-            match parsed {
-                Parsed::Object(Object::Policy(policy)) => assert_eq!(policy.problems, [], "{value}"),
-                Parsed::Object(_) => {}
-                other => panic!("{other:?}"),
+            let Parsed::Object(object) = parsed else {
+                panic!("{parsed:?}");
+            };
+            if let Object::Policy(policy) = object {
+                assert_eq!(policy.problems, [], "{value}");
             }
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
 
     #[test]
     fn document_with_a_random_wound_keeps_its_identity(
@@ -121,10 +127,10 @@ proptest! {
         let all = good();
         let before = which.get(&all);
         let mut value = before.clone();
-        let inside = wounds
-            .into_iter()
-            .map(|(steps, new)| put(&mut value, &steps, new))
-            .fold(true, |all, inside| all && inside);
+        let mut inside = true;
+        for (steps, new) in wounds {
+            inside &= put(&mut value, &steps, new);
+        }
         let parsed = documents(&value);
         if inside && let Parsed::Object(Object::Policy(old)) = document(before) {
             let [Parsed::Object(Object::Policy(new))] = parsed.as_slice() else {

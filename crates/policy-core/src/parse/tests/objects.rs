@@ -11,10 +11,11 @@ use crate::flow::Protocol;
 use crate::object::{NamedPort, Object, Pod};
 
 fn pod(value: &Value) -> Pod {
-    match document(value) {
-        Parsed::Object(Object::Pod(pod)) => pod,
-        other => panic!("{other:?}"),
-    }
+    let parsed = document(value);
+    let Parsed::Object(Object::Pod(pod)) = parsed else {
+        panic!("{parsed:?}");
+    };
+    pod
 }
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
@@ -150,24 +151,34 @@ fn node_has_every_address_of_its_status() {
 
 #[test]
 fn document_without_identity_is_unreadable_and_names_the_field() {
-    let field = |value: &Value| match document(value) {
-        Parsed::Unreadable { field, .. } => field,
-        other => panic!("{other:?}"),
+    let field = |value: &Value| {
+        let parsed = document(value);
+        let Parsed::Unreadable { field, .. } = parsed else {
+            panic!("{parsed:?}");
+        };
+        field
     };
     assert_eq!(field(&json!([])), "");
     assert_eq!(field(&json!({"kind": "Pod"})), "apiVersion");
     assert_eq!(field(&json!({"apiVersion": "v1"})), "kind");
-    assert_eq!(field(&json!({"apiVersion": "v1", "kind": "Pod"})), "metadata");
+    assert_eq!(
+        field(&json!({"apiVersion": "v1", "kind": "Pod"})),
+        "metadata"
+    );
     let nameless = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": 3}});
     assert_eq!(field(&nameless), "metadata.name");
-    let homeless = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": []}});
+    let homeless =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": []}});
     assert_eq!(field(&homeless), "metadata.namespace");
 }
 
 #[test]
 fn document_of_another_kind_is_ignored() {
     let other = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {}});
-    assert_eq!(document(&other), Parsed::Ignored("apps/v1/Deployment".to_owned()));
+    assert_eq!(
+        document(&other),
+        Parsed::Ignored("apps/v1/Deployment".to_owned())
+    );
 }
 
 #[test]
@@ -176,13 +187,19 @@ fn list_is_read_item_by_item_with_its_kind() {
         {"metadata": {"name": "a"}}, {"metadata": {}},
     ]});
     let parsed = documents(&typed);
-    assert!(matches!(parsed.as_slice(), [Parsed::Object(Object::Pod(_)), Parsed::Unreadable { .. }]));
+    assert!(matches!(
+        parsed.as_slice(),
+        [Parsed::Object(Object::Pod(_)), Parsed::Unreadable { .. }]
+    ));
     let mixed = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}, 7,
     ]});
     let parsed = documents(&mixed);
     assert!(matches!(
         parsed.as_slice(),
-        [Parsed::Object(Object::Namespace(_)), Parsed::Unreadable { .. }]
+        [
+            Parsed::Object(Object::Namespace(_)),
+            Parsed::Unreadable { .. }
+        ]
     ));
 }
