@@ -194,7 +194,6 @@ impl Routing for Api {
             Identity::Ipam { .. }
             | Identity::Gateway { .. }
             | Identity::Controller { .. }
-            | Identity::Relay { .. }
             | Identity::Admin { .. }
             | Identity::Etcd { .. } => {
                 if asked.cluster != self.cluster.as_str() {

@@ -1,11 +1,10 @@
-//! The one front door: `cargo xtask up | test | bench | layers | checklist`.
+//! The one front door: `cargo xtask up | test | bench | layers`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod bench;
-mod checklist;
 mod layers;
 mod machine;
 mod step;
@@ -34,8 +33,6 @@ enum Command {
     Bench(bench::Args),
     /// Check that imports point downwards only.
     Layers,
-    /// Check that a test names every letter of the checklist of policy semantics.
-    Checklist,
 }
 
 fn main() -> ExitCode {
@@ -45,7 +42,6 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Layers => layers::run(),
-        Command::Checklist => checklist::run(),
     };
     match outcome {
         Ok(code) => code,

@@ -18,6 +18,5 @@ pub mod namespace;
 pub mod netlink;
 pub mod observed;
 pub mod op;
-pub mod owner;
 pub mod plan;
 pub mod watch;

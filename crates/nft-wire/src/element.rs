@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::attribute::{self, Attributes, Writer, required};
+use crate::duration::milliseconds;
 use crate::error::DecodeError;
 use crate::expr;
 use crate::key::{Key, Part};
 use crate::name::{Family, Name, TableRef};
-use crate::set::milliseconds;
 use crate::verdict::Verdict;
 
 const KEY: u16 = 1;

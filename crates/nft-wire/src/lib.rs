@@ -17,6 +17,7 @@ pub mod build;
 pub mod chain;
 pub mod change;
 pub mod conntrack;
+mod duration;
 pub mod element;
 pub mod error;
 pub mod expr;

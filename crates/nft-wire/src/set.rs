@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::attribute::{self, Attributes, Writer, required};
+use crate::duration::milliseconds;
 use crate::error::DecodeError;
 use crate::expr;
 use crate::key::{Field, fields_of, key_len, type_number};
@@ -290,10 +291,6 @@ pub(crate) fn read_name(family: Family, bytes: &[u8]) -> Result<(TableRef, Name)
         name: required(table, "set table")?,
     };
     Ok((table, required(name, "set name")?))
-}
-
-pub(crate) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn read_size(bytes: &[u8]) -> Result<Option<u32>, DecodeError> {

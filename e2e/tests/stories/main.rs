@@ -7,6 +7,5 @@ mod exhaustion;
 mod library;
 mod lifecycle;
 mod planted;
-mod policy;
 mod readme;
 mod replicas;

@@ -30,13 +30,12 @@ fn methods() -> Vec<String> {
     methods
 }
 
-fn everybody() -> [Identity; 7] {
+fn everybody() -> [Identity; 6] {
     [
         Identity::node("c1", "i-1"),
         Identity::ipam("r1"),
         Identity::gateway("g1"),
         Identity::controller("c1"),
-        Identity::relay("r1"),
         Identity::admin("jane"),
         Identity::etcd("e1"),
     ]

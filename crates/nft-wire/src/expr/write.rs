@@ -3,7 +3,7 @@
 use super::number::{CmpOp, CtKey, MetaKey};
 use super::{ByteorderOp, DynsetOp, Expr, FlowDirection, Register, Reject};
 use crate::attribute::Writer;
-use crate::set::milliseconds;
+use crate::duration::milliseconds;
 use crate::verdict::Verdict;
 
 use super::read::{
