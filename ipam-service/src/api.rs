@@ -194,6 +194,7 @@ impl Routing for Api {
             Identity::Ipam { .. }
             | Identity::Gateway { .. }
             | Identity::Controller { .. }
+            | Identity::Relay { .. }
             | Identity::Admin { .. }
             | Identity::Etcd { .. } => {
                 if asked.cluster != self.cluster.as_str() {

@@ -239,6 +239,7 @@ fn replica_id(tls: &TlsMaterial) -> anyhow::Result<ReplicaId> {
         other @ (Identity::Node { .. }
         | Identity::Gateway { .. }
         | Identity::Controller { .. }
+        | Identity::Relay { .. }
         | Identity::Admin { .. }
         | Identity::Etcd { .. }) => {
             bail!("tls.cert: the certificate is of {other}, not of an ipam replica")

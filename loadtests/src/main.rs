@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod cni;
 mod cost;
+mod policy;
 mod report;
 
 #[derive(Debug, Parser)]
@@ -33,6 +34,12 @@ enum What {
         #[arg(long, default_value_t = 300)]
         rounds: u32,
     },
+    /// What policy costs, beside controls of the same run.
+    Policy {
+        /// The never-open suite at its full size as well.
+        #[arg(long)]
+        long: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -56,6 +63,7 @@ fn main() -> ExitCode {
             peers,
             rounds,
         })),
+        What::Policy { long } => runtime.block_on(policy::run(&policy::Setup { long })),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -21,7 +21,7 @@ use crate::dial::Dial;
 use crate::ledger::{self, Ledger};
 use crate::metadata::{self, Facts};
 use crate::metrics::Metrics;
-use crate::pods::{DEFAULT_VETH_PREFIX, Pods};
+use crate::pods::{self, DEFAULT_VETH_PREFIX, Pods};
 use crate::pool::Pool;
 use crate::reconcile::Reconciler;
 use crate::routes::Routes;
@@ -29,7 +29,7 @@ use crate::session::{Greeting, Sessions};
 use crate::store::Store;
 use crate::target::{Inputs, Sizes, Targets};
 use crate::uplinks::{NodeAddresses, Uplinks};
-use crate::{journal, target};
+use crate::{journal, owner, target};
 
 /// Where the store lies below the state folder.
 const STORE_FILE: &str = "agent.redb";
@@ -153,14 +153,16 @@ async fn start_node(
     let (source, feed) =
         FolderSource::open(&config.node.manifests, &config.node.name).context("node.manifests")?;
     tasks.spawn("manifests", source.run(tasks.stopping()));
-    let pods = Pods::new(
-        ledger.clone(),
-        uplinks.clone(),
-        Arc::clone(&datapath),
-        feed.clone(),
-        config.patience(),
-        me.boot_id.clone(),
-    );
+    let gate = config.gate();
+    let pods = Pods::new(pods::Parts {
+        ledger: ledger.clone(),
+        uplinks: uplinks.clone(),
+        datapath: Arc::clone(&datapath),
+        gate: gate.clone(),
+        feed: feed.clone(),
+        patience: config.patience(),
+        boot_id: me.boot_id.clone(),
+    });
     let reconciler = Reconciler {
         ledger: ledger.clone(),
         uplinks: uplinks.clone(),
@@ -171,6 +173,12 @@ async fn start_node(
         pace: config.pace(),
     };
     reconciler.adopt().await.context("adopt what is there")?;
+    // After the adoption, which frees what no longer is.
+    if config.policy.enabled {
+        let path = config.policy.owner_socket.clone();
+        tasks.spawn("policy owner", owner::hold(path, tasks.stopping()));
+    }
+    tasks.spawn("policy", gate.follow(ledger.clone(), tasks.stopping()));
     tasks.spawn_fallible("reconcile", reconciler.run(tasks.stopping()));
     let folder = config.node.state_dir.join(JOURNAL_FOLDER);
     tasks.spawn(

@@ -10,6 +10,7 @@ use mesh::{client, tls};
 use serde::{Deserialize, Serialize};
 use types::cloud::ClusterId;
 
+use crate::gate::Gate;
 use crate::metadata;
 use crate::pods::Patience;
 use crate::reconcile::Pace;
@@ -32,6 +33,9 @@ pub struct Config {
     /// Paces of the reconciler.
     #[serde(default)]
     pub reconcile: Reconcile,
+    /// Whether pods wait for their policy, and where it is made.
+    #[serde(default)]
+    pub policy: Policy,
     /// Certificates.
     pub tls: tls::TlsConfig,
     /// Bounds of channels to ipam.
@@ -147,6 +151,32 @@ impl Default for Reconcile {
     }
 }
 
+/// Whether pods wait for their policy, and where it is made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// Whether policy-agent is asked before an ADD answers. Off unless said: with it on and no policy-agent on the
+    /// node no pod starts at all, so who installs policy-agent switches it on.
+    pub enabled: bool,
+    /// The door of policy-agent.
+    pub socket: PathBuf,
+    /// Where policy-agent hands out the socket that owns its rules, to be kept while it is away.
+    pub owner_socket: PathBuf,
+    /// How long an ADD waits for its policy, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            socket: PathBuf::from("/run/terway/policy.sock"),
+            owner_socket: PathBuf::from("/run/terway/policy-owner.sock"),
+            wait_ms: 5_000,
+        }
+    }
+}
+
 impl Settings for Config {
     fn service(&self) -> &Params {
         &self.service
@@ -162,6 +192,9 @@ impl Settings for Config {
         }
         if self.reconcile.every_ms < 100 {
             return fail("reconcile.every_ms", "is below 100");
+        }
+        if !(1..=120_000).contains(&self.policy.wait_ms) {
+            return fail("policy.wait_ms", "is not within 1 and 120000");
         }
         if self.pool.batch == Some(0) {
             return fail("pool.batch", "is 0");
@@ -198,6 +231,18 @@ impl Config {
     /// Rest of a freed address.
     pub fn reuse_after(&self) -> Duration {
         Duration::from_millis(self.pool.reuse_after_ms.unwrap_or(30_000))
+    }
+
+    /// The way to policy-agent, or none when policy is off.
+    pub fn gate(&self) -> Gate {
+        if self.policy.enabled {
+            Gate::new(
+                &self.policy.socket,
+                Duration::from_millis(self.policy.wait_ms),
+            )
+        } else {
+            Gate::off()
+        }
     }
 
     /// Waits of an ADD.

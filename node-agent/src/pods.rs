@@ -1,4 +1,4 @@
-//! ADD, DEL, CHECK and GC of pods: the ledger first, then the kernel, then the answer.
+//! ADD, DEL, CHECK and GC of pods: the ledger first, then the kernel, then its policy, then the answer.
 //!
 //! A warm ADD touches nothing but this node. A cold one waits for the pool to be filled, which the ADD asks for by
 //! being counted in [`Waiting`].
@@ -20,6 +20,7 @@ use tracing::Instrument as _;
 use types::pod::{AttachmentKey, PodKey};
 use types::time::Tick;
 
+use crate::gate::{Gate, GateError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::pool::{BindRequest, Binding, Empty};
 use crate::uplinks::Uplinks;
@@ -103,6 +104,15 @@ pub enum PodError {
         #[source]
         source: DatapathError,
     },
+    /// The pod's policy is not in the kernel: try again.
+    #[error("policy of pod {pod} is not in force")]
+    Policy {
+        /// Whose.
+        pod: PodKey,
+        /// Why.
+        #[source]
+        source: GateError,
+    },
     /// The agent is going down or its store failed.
     #[error(transparent)]
     Ledger(LedgerError),
@@ -128,12 +138,32 @@ pub struct Added {
     pub state: PodState,
 }
 
+/// What [`Pods`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Addresses and bindings.
+    pub ledger: Ledger,
+    /// ENIs in the kernel.
+    pub uplinks: Uplinks,
+    /// The kernel.
+    pub datapath: Arc<Datapath>,
+    /// The way to the kernel's policy.
+    pub gate: Gate,
+    /// Which pods there are.
+    pub feed: Feed,
+    /// Waits.
+    pub patience: Patience,
+    /// The present boot.
+    pub boot_id: String,
+}
+
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pods {
     ledger: Ledger,
     uplinks: Uplinks,
     datapath: Arc<Datapath>,
+    gate: Gate,
     feed: Feed,
     patience: Patience,
     boot_id: String,
@@ -169,22 +199,16 @@ impl Drop for Counted {
 
 impl Pods {
     /// Puts the parts together.
-    pub fn new(
-        ledger: Ledger,
-        uplinks: Uplinks,
-        datapath: Arc<Datapath>,
-        feed: Feed,
-        patience: Patience,
-        boot_id: String,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
         let (waiting, _) = watch::channel(Waiting::default());
         Self {
-            ledger,
-            uplinks,
-            datapath,
-            feed,
-            patience,
-            boot_id,
+            ledger: parts.ledger,
+            uplinks: parts.uplinks,
+            datapath: parts.datapath,
+            gate: parts.gate,
+            feed: parts.feed,
+            patience: parts.patience,
+            boot_id: parts.boot_id,
             busy: Arc::default(),
             waiting: Arc::new(waiting),
         }
@@ -244,6 +268,10 @@ impl Pods {
             Err(error) => Err(error),
         };
         mesh::crash_point!("agent.add.after_kernel");
+        let made = match made {
+            Ok(state) => self.enforce(&binding).await.map(|()| state),
+            Err(error) => Err(error),
+        };
         match made {
             Ok(state) => Ok(Added { binding, state }),
             Err(error) => {
@@ -251,6 +279,21 @@ impl Pods {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until the policy of a binding is in the kernel.
+    ///
+    /// # Errors
+    /// [`PodError::Policy`].
+    pub async fn enforce(&self, binding: &Binding) -> Result<(), PodError> {
+        self.gate
+            .ready(binding)
+            .instrument(tracing::info_span!("agent.policy"))
+            .await
+            .map_err(|source| PodError::Policy {
+                pod: binding.pod.clone(),
+                source,
+            })
     }
 
     async fn undo(&self, binding: &Binding) {
@@ -360,6 +403,7 @@ impl Pods {
                 else {
                     return Ok(());
                 };
+                let _leaving = self.gate.release(attachment, &host_link).await;
                 self.tear_down(attachment, host_link, Vec::new()).await
             }
             (None, None) => Ok(()),
@@ -371,8 +415,12 @@ impl Pods {
         attachment: &AttachmentKey,
         binding: Option<&Binding>,
     ) -> Result<(), PodError> {
+        let mut leaving = None;
         if let Some(binding) = binding {
             mesh::crash_point!("agent.del.before_kernel");
+            // The kernel forgets the pod's policy before another pod can get its addresses; packets of a link that
+            // policy does not know are dropped.
+            leaving = Some(self.gate.release(attachment, &binding.host_link).await);
             let addresses = binding.addresses().collect();
             self.tear_down(attachment, binding.host_link.clone(), addresses)
                 .await?;
@@ -380,6 +428,7 @@ impl Pods {
         }
         let now = Tick(mesh::clock::wall_ms());
         self.ledger.unbind(attachment.clone(), now).await?;
+        drop(leaving);
         mesh::crash_point!("agent.del.after_persist");
         Ok(())
     }

@@ -21,6 +21,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::Metrics;
 use crate::notice::{self, Notice, Stakes};
 use crate::pods::{DEFAULT_VETH_PREFIX, PodError, Pods};
+use crate::pool::Binding;
 use crate::uplinks::Uplinks;
 
 /// Paces of the reconciler.
@@ -202,6 +203,9 @@ impl Reconciler {
             match self.datapath.repair(&pods, &enis).await {
                 Ok(report) => {
                     self.report(&report.done);
+                    if !report.done.is_empty() {
+                        self.enforce_again(&settled).await;
+                    }
                     for failed in &report.failed {
                         tracing::warn!(what = failed, "not repaired");
                     }
@@ -213,6 +217,17 @@ impl Reconciler {
             }
         }
         self.reap(suspicion).await
+    }
+
+    /// A link that was made anew has lost what policy hung on it.
+    async fn enforce_again(&self, bindings: &[&Binding]) {
+        for binding in bindings {
+            if let Err(error) = self.pods.enforce(binding).await {
+                // The others would wait as long, one after the other; policy-agent looks at links itself, too.
+                tracing::warn!(error = %causes::text(&error), "policy not looked at after a repair");
+                return;
+            }
+        }
     }
 
     fn report(&self, done: &[String]) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::options::{Latency, Store};
+use crate::options::{Latency, PolicyFeed, Store};
 
 /// A cluster on one machine.
 #[derive(Debug, Clone, Parser)]
@@ -43,6 +43,9 @@ pub struct UpArgs {
     /// ADDs and DELs that are timed.
     #[arg(long, default_value_t = 201)]
     pub churn: usize,
+    /// Where policy agents learn what is in the cluster.
+    #[arg(long, value_enum, default_value_t = PolicyArg::Folder)]
+    pub policy: PolicyArg,
     /// Where the run's folder is made.
     #[arg(long)]
     pub run_root: Option<PathBuf>,
@@ -71,6 +74,27 @@ impl From<StoreArg> for Store {
             StoreArg::Memory => Self::Memory,
             StoreArg::Redb => Self::Redb,
             StoreArg::Etcd => Self::Etcd,
+        }
+    }
+}
+
+/// [`PolicyFeed`], or none, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// There are none, and no policies.
+    Off,
+    /// Each watches the folder of manifests.
+    Folder,
+    /// One relay watches it for all.
+    Relay,
+}
+
+impl From<PolicyArg> for Option<PolicyFeed> {
+    fn from(arg: PolicyArg) -> Self {
+        match arg {
+            PolicyArg::Off => None,
+            PolicyArg::Folder => Some(PolicyFeed::Folder),
+            PolicyArg::Relay => Some(PolicyFeed::Relay),
         }
     }
 }

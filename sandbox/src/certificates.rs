@@ -76,6 +76,7 @@ pub fn identity(service: Service, instance: &InstanceId) -> Identity {
         Service::Etcd => Identity::etcd("etcd-1"),
         Service::Gateway => Identity::gateway("gateway-1"),
         Service::Ipam(n) => Identity::ipam(format!("ipam-{n}")),
-        Service::Agent(_) => Identity::node(CLUSTER, instance.as_str()),
+        Service::Relay => Identity::relay("relay-1"),
+        Service::Policy(_) | Service::Agent(_) => Identity::node(CLUSTER, instance.as_str()),
     }
 }

@@ -17,7 +17,7 @@ use crate::cloud::Cloud;
 use crate::doors;
 use crate::echo::{Dial, EchoServer, Outcome, dial_all};
 use crate::layout::{InstancePlan, Layout, Role};
-use crate::options::{ClusterOptions, Service, Store};
+use crate::options::{ClusterOptions, PolicyFeed, Service, Store};
 use crate::plugin;
 use crate::probe;
 use crate::process::{Process, Spec};
@@ -129,6 +129,7 @@ impl Cluster {
             serial: AtomicU64::new(1),
             run,
         };
+        cluster.announce_nodes()?;
         if let Err(error) = cluster.start_services().await {
             cluster.run.keep();
             let root = cluster.run.root().display();
@@ -159,16 +160,23 @@ impl Cluster {
     pub fn all_services(&self) -> Vec<Service> {
         let etcd = (self.options.store == Store::Etcd).then_some(Service::Etcd);
         let ipam = (1..=self.options.ipam_replicas).map(Service::Ipam);
-        let agents = (1..=self.nodes.len()).map(Service::Agent);
-        let central = etcd.into_iter().chain([Service::Gateway]);
-        central.chain(ipam).chain(agents).collect()
+        let policy = self.options.policy;
+        let relay = (policy == Some(PolicyFeed::Relay)).then_some(Service::Relay);
+        let nodes = 1..=self.nodes.len();
+        let policies = nodes.clone().filter(|_| policy.is_some());
+        let policies = policies.map(Service::Policy);
+        let agents = nodes.map(Service::Agent);
+        let central = etcd.into_iter().chain([Service::Gateway]).chain(ipam);
+        central.chain(relay).chain(policies).chain(agents).collect()
     }
 
     /// The instance on which a process runs.
     pub fn host_of(&self, service: Service) -> anyhow::Result<&Host> {
         match service {
-            Service::Etcd | Service::Gateway | Service::Ipam(_) => Ok(&self.services),
-            Service::Agent(n) => self.node(n),
+            Service::Etcd | Service::Gateway | Service::Ipam(_) | Service::Relay => {
+                Ok(&self.services)
+            }
+            Service::Policy(n) | Service::Agent(n) => self.node(n),
         }
     }
 
@@ -238,6 +246,8 @@ impl Cluster {
                 inputs.gateway(&self.cloud.credentials_dir(), &self.cloud.openapi_url())
             }
             Service::Ipam(n) => inputs.ipam(n),
+            Service::Relay => inputs.relay(&host.name),
+            Service::Policy(n) => inputs.policy(n, &host.name),
             Service::Agent(n) => inputs.agent(n, &host.name),
         };
         let text = toml::to_string(&config).context("write a configuration")?;
@@ -344,6 +354,8 @@ impl Cluster {
             }
             Service::Gateway => local(service_config::GATEWAY_HEALTH),
             Service::Ipam(n) => local(service_config::ipam_health(n)),
+            Service::Relay => local(service_config::RELAY_HEALTH),
+            Service::Policy(_) => local(service_config::POLICY_HEALTH),
             Service::Agent(_) => local(service_config::AGENT_HEALTH),
         };
         Ok(match probe::get(namespace, at, "/readyz").await? {
@@ -492,7 +504,9 @@ impl Cluster {
         for round in [true, false] {
             let (now, later): (BTreeMap<_, _>, _) = std::mem::take(&mut processes)
                 .into_iter()
-                .partition(|(service, _)| matches!(service, Service::Agent(_)) == round);
+                .partition(|(service, _)| {
+                    matches!(service, Service::Agent(_) | Service::Policy(_)) == round
+                });
             processes = later;
             let stops = now.values().map(Process::stop);
             for stopped in futures::future::join_all(stops).await {
@@ -536,6 +550,7 @@ fn bin_dir(options: &ClusterOptions) -> anyhow::Result<PathBuf> {
     for binary in [
         "cloud-gateway",
         "ipam-service",
+        "policy-agent",
         "node-agent",
         PLUGIN,
         AUDITOR,

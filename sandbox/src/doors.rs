@@ -14,6 +14,8 @@ use proto::ipam::v1::admin_client::AdminClient;
 use proto::ipam::v1::{DumpShardsRequest, ShardDump};
 use proto::node::v1::inspect_client::InspectClient;
 use proto::node::v1::{DumpNodeRequest, DumpNodeResponse};
+use proto::policy::v1::policies_client::PoliciesClient;
+use proto::policy::v1::{StatusRequest, StatusResponse};
 
 /// What the agent behind a socket holds.
 pub async fn dump_node(socket: &Path) -> anyhow::Result<DumpNodeResponse> {
@@ -21,6 +23,14 @@ pub async fn dump_node(socket: &Path) -> anyhow::Result<DumpNodeResponse> {
     let answer = InspectClient::new(channel)
         .dump_node(DumpNodeRequest {})
         .await;
+    let answer = answer.with_context(|| format!("ask the agent at {}", socket.display()))?;
+    Ok(answer.into_inner())
+}
+
+/// What the policy agent behind a socket says of itself.
+pub async fn policy_status(socket: &Path) -> anyhow::Result<StatusResponse> {
+    let channel = Channel::unix(socket, &Params::default());
+    let answer = PoliciesClient::new(channel).status(StatusRequest {}).await;
     let answer = answer.with_context(|| format!("ask the agent at {}", socket.display()))?;
     Ok(answer.into_inner())
 }

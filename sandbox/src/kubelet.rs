@@ -71,27 +71,49 @@ impl Cluster {
         namespace: &str,
         name: &str,
     ) -> anyhow::Result<Pod> {
-        let key = PodKey::new(namespace, name);
+        self.prepare_labelled_pod(node, namespace, name, &[]).await
+    }
+
+    /// As [`Cluster::prepare_quiet_pod`], with labels.
+    pub async fn prepare_labelled_pod(
+        &self,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> anyhow::Result<Pod> {
+        self.ensure_namespace(namespace, &[])?;
         let serial = self.next_serial();
-        let uid = format!("uid-{serial}");
-        let node_name = &self.node(node)?.name;
-        let text = manifest(&key, &uid, node_name).to_string();
-        let file = self.run_dir().manifests().join(manifest_file(&key));
-        run_dir::write_atomically(&file, text.as_bytes()).context("write a manifest")?;
         let fabric = self.fabric().clone();
         let netns =
             tokio::task::spawn_blocking(move || fabric.create_namespace(&format!("pod-{serial}")))
                 .await??;
-        Ok(Pod {
-            key,
-            uid,
+        let labels = labels.iter();
+        let pod = Pod {
+            key: PodKey::new(namespace, name),
+            uid: format!("uid-{serial}"),
+            labels: labels
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             node,
             sandbox: format!("sandbox{serial:012}"),
             netns,
             add: None,
             addresses: Vec::new(),
             echo: None,
-        })
+        };
+        self.tell(&pod)?;
+        Ok(pod)
+    }
+
+    /// Writes what is known of a pod into its manifest, as kubelet and people do.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn tell(&self, pod: &Pod) -> anyhow::Result<()> {
+        let text = manifest(pod, &self.node(pod.node)?.name).to_string();
+        let file = self.run_dir().manifests().join(manifest_file(&pod.key));
+        run_dir::write_atomically(&file, text.as_bytes()).context("write a manifest")
     }
 
     /// ADD of a prepared pod; on success its addresses are known.
@@ -104,6 +126,7 @@ impl Cluster {
             pod.addresses = output.addresses();
             pod.addresses.sort_by_key(std::net::IpAddr::is_ipv6);
             pod.add = Some(output.clone());
+            self.tell(pod)?;
         }
         Ok(output)
     }
@@ -119,6 +142,28 @@ impl Cluster {
         name: &str,
     ) -> anyhow::Result<Pod> {
         let mut pod = self.prepare_pod(node, namespace, name).await?;
+        let output = self.add_pod(&mut pod).await?;
+        if !output.is_ok() {
+            bail!("ADD of {} on node {node}: {}", pod.key, output.text());
+        }
+        Ok(pod)
+    }
+
+    /// As [`Cluster::create_pod`], with labels.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_labelled_pod(
+        &self,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> anyhow::Result<Pod> {
+        let mut pod = self
+            .prepare_labelled_pod(node, namespace, name, labels)
+            .await?;
+        pod.echo = Some(EchoServer::start(&pod.netns, &pod.answer()).await?);
         let output = self.add_pod(&mut pod).await?;
         if !output.is_ok() {
             bail!("ADD of {} on node {node}: {}", pod.key, output.text());

@@ -48,6 +48,16 @@ impl Latency {
     }
 }
 
+/// Where policy agents learn what is in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PolicyFeed {
+    /// Each watches the folder of manifests.
+    #[default]
+    Folder,
+    /// One relay watches it for all.
+    Relay,
+}
+
 /// A process of the sandbox. Numbers start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {
@@ -57,6 +67,10 @@ pub enum Service {
     Gateway,
     /// A replica of ipam-service.
     Ipam(usize),
+    /// The relay of policy, if there is one.
+    Relay,
+    /// The policy-agent of a node, with policy on.
+    Policy(usize),
     /// The node-agent of a node.
     Agent(usize),
 }
@@ -68,6 +82,7 @@ impl Service {
             Self::Etcd => "etcd",
             Self::Gateway => "cloud-gateway",
             Self::Ipam(_) => "ipam-service",
+            Self::Relay | Self::Policy(_) => "policy-agent",
             Self::Agent(_) => "node-agent",
         }
     }
@@ -77,7 +92,8 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd | Self::Gateway => f.write_str(self.binary()),
-            Self::Ipam(n) | Self::Agent(n) => write!(f, "{}-{n}", self.binary()),
+            Self::Relay => f.write_str("policy-relay"),
+            Self::Ipam(n) | Self::Policy(n) | Self::Agent(n) => write!(f, "{}-{n}", self.binary()),
         }
     }
 }
@@ -115,6 +131,8 @@ pub struct ClusterOptions {
     pub pool_max: u32,
     /// How long an address rests before another node gets it.
     pub cooldown: Duration,
+    /// Where policy agents learn what is in the cluster. Without it there are none, and pods wait for no policy.
+    pub policy: Option<PolicyFeed>,
     /// Environment of single processes, such as armed crash points. They do not survive a restart.
     pub env: BTreeMap<Service, Vec<(String, String)>>,
     /// Overrides of configuration keys of single processes, such as `("timing.reconcile_every", "1000")`. They
@@ -129,7 +147,7 @@ pub struct ClusterOptions {
 }
 
 impl Default for ClusterOptions {
-    /// Three nodes in two zones, two shards per vSwitch, dual stack, everything quick.
+    /// Three nodes in two zones, two shards per vSwitch, dual stack, policy on, everything quick.
     fn default() -> Self {
         Self {
             nodes: 3,
@@ -147,6 +165,7 @@ impl Default for ClusterOptions {
             pool_min: 5,
             pool_max: 15,
             cooldown: Duration::from_secs(2),
+            policy: Some(PolicyFeed::Folder),
             env: BTreeMap::new(),
             set: BTreeMap::new(),
             bin_dir: None,

@@ -1,5 +1,6 @@
 //! Pods: a manifest, a network namespace, a sandbox id, and a server inside.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fabric::namespace::Namespace;
@@ -17,6 +18,8 @@ pub struct Pod {
     pub key: PodKey,
     /// `metadata.uid`.
     pub uid: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
     /// Number of its node, from 1.
     pub node: usize,
     /// Sandbox id.
@@ -57,17 +60,28 @@ impl Pod {
     }
 }
 
-/// The manifest of a pod.
-pub fn manifest(key: &PodKey, uid: &str, node_name: &str) -> serde_json::Value {
-    json!({
+/// The manifest of a pod, as it is when kubelet knows these of its addresses.
+pub fn manifest(pod: &Pod, node_name: &str) -> serde_json::Value {
+    let mut manifest = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"namespace": key.namespace, "name": key.name, "uid": uid},
+        "metadata": {
+            "namespace": pod.key.namespace,
+            "name": pod.key.name,
+            "uid": pod.uid,
+            "labels": pod.labels,
+        },
         "spec": {
             "nodeName": node_name,
             "containers": [{"name": "app", "image": "none"}],
         },
-    })
+    });
+    let ips: Vec<_> = pod.addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    manifest["status"] = match pod.addresses.first() {
+        Some(first) => json!({"phase": "Running", "podIP": first, "podIPs": ips}),
+        None => json!({"phase": "Pending"}),
+    };
+    manifest
 }
 
 /// The file of a pod's manifest.

@@ -52,7 +52,7 @@ impl RunDir {
         &self.root
     }
 
-    /// Manifests of pods, watched by all agents.
+    /// Manifests of everything in the cluster, watched by all agents.
     pub fn manifests(&self) -> PathBuf {
         self.root.join("manifests")
     }
@@ -94,6 +94,20 @@ impl RunDir {
         self.root
             .join(Service::Agent(node).to_string())
             .join("agent.sock")
+    }
+
+    /// The socket of a node's policy agent.
+    pub fn policy_socket(&self, node: usize) -> PathBuf {
+        self.root
+            .join(Service::Policy(node).to_string())
+            .join("policy.sock")
+    }
+
+    /// Where a node's two agents meet over the socket that owns the rules.
+    pub fn owner_socket(&self, node: usize) -> PathBuf {
+        self.root
+            .join(Service::Agent(node).to_string())
+            .join("owner.sock")
     }
 
     /// Where the plug-in notes DELs that its agent could not hear.

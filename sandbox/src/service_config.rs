@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::layout::{CLUSTER, Layout, REGION, host_port};
-use crate::options::{ClusterOptions, Latency, Service, Store};
+use crate::options::{ClusterOptions, Latency, PolicyFeed, Service, Store};
 use crate::run_dir::RunDir;
 
 /// Ports of cloud-gateway.
@@ -17,6 +17,14 @@ const GATEWAY_ADMIN: u16 = 7203;
 /// Health and metrics of a node-agent.
 pub const AGENT_HEALTH: u16 = 7402;
 const AGENT_ADMIN: u16 = 7403;
+/// Health and metrics of a policy agent.
+pub const POLICY_HEALTH: u16 = 7405;
+const POLICY_ADMIN: u16 = 7406;
+/// Port of the relay of policy.
+pub const RELAY_GRPC: u16 = 7401;
+/// Health and metrics of the relay of policy.
+pub const RELAY_HEALTH: u16 = 7408;
+const RELAY_ADMIN: u16 = 7409;
 /// Rest of an address on its node, shorter than in a cluster: pods of the sandbox come and go by the hundred.
 const REUSE_AFTER_MS: u64 = 200;
 /// etcd's port for clients.
@@ -142,8 +150,52 @@ impl Inputs<'_> {
             },
             "ipam": {"replicas": ipam},
             "pool": {"reuse_after_ms": REUSE_AFTER_MS},
+            "policy": {
+                "enabled": self.options.policy.is_some(),
+                "socket": self.run.policy_socket(node),
+                "owner_socket": self.run.owner_socket(node),
+            },
             "tls": self.tls(service),
             "service": self.service(service, AGENT_HEALTH, AGENT_ADMIN),
+        })
+    }
+
+    /// The file of a policy agent.
+    pub fn policy(&self, node: usize, node_name: &str) -> Value {
+        let service = Service::Policy(node);
+        let feed = match self.options.policy.unwrap_or_default() {
+            PolicyFeed::Folder => json!({"manifests": self.run.manifests()}),
+            PolicyFeed::Relay => json!({"relays": [host_port(self.services_ip, RELAY_GRPC)]}),
+        };
+        json!({
+            "node": {
+                "name": node_name,
+                "cluster": CLUSTER,
+                "state_dir": self.run.root().join(service.to_string()),
+                "socket": self.run.policy_socket(node),
+            },
+            "feed": feed,
+            "policy": {"enabled": true, "owner_socket": self.run.owner_socket(node)},
+            "tls": self.tls(service),
+            "service": self.service(service, POLICY_HEALTH, POLICY_ADMIN),
+        })
+    }
+
+    /// The file of the relay of policy.
+    pub fn relay(&self, host_name: &str) -> Value {
+        let service = Service::Relay;
+        json!({
+            "mode": "relay",
+            "node": {
+                "name": host_name,
+                "cluster": CLUSTER,
+                "state_dir": self.run.root().join(service.to_string()),
+            },
+            "feed": {"manifests": self.run.manifests()},
+            "relay": {"listen": any(RELAY_GRPC)},
+            "felix_health": {"enabled": false},
+            "tls": self.tls(service),
+            "service": self.service(service, RELAY_HEALTH, RELAY_ADMIN),
         })
     }
 

@@ -15,6 +15,7 @@ use crate::cluster::{Cluster, Host, READY_LIMIT};
 use crate::controls;
 use crate::options::{ClusterOptions, Latency, Service, Store};
 use crate::pods::Pod;
+use crate::policy_proof;
 use crate::reachability::{Place, all_pairs};
 use crate::report::Report;
 use crate::trace_tree::Trace;
@@ -95,6 +96,7 @@ fn options(args: &UpArgs) -> ClusterOptions {
         run_root: args.run_root.clone(),
         keep_files: args.keep,
         bin_dir: args.bin_dir.clone(),
+        policy: args.policy.into(),
         ..ClusterOptions::default()
     }
 }
@@ -172,6 +174,9 @@ async fn prove<W: Write>(
     show_pods(cluster, &pods, &inputs, report);
     show_owners(cluster, report).await?;
     check_reachability(cluster, &pods, report).await?;
+    if cluster.options.policy.is_some() {
+        check_policy(cluster, report).await?;
+    }
     if args.churn > 0 {
         check_churn(cluster, args.churn, report).await?;
         agree(cluster, &pods, report).await?;
@@ -300,6 +305,28 @@ async fn check_reachability<W: Write>(
     report.check(failures.is_empty() && family(true) > 0, &text);
     let lines: Vec<_> = failures.iter().map(ToString::to_string).collect();
     report.details(&lines, DETAILS);
+    Ok(())
+}
+
+/// Shows one policy: who may not reach the server does not, over both families, and it is said why.
+async fn check_policy<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
+    report.step("a policy: default deny, and one label that is allowed");
+    let proof = policy_proof::prove(cluster).await?;
+    let text = format!(
+        "with the label {} of {} connections pass, without {} of {}; in force {} ms after they were written",
+        proof.allowed.attempts.len() - proof.allowed.failures().len(),
+        proof.allowed.attempts.len(),
+        proof.denied.attempts.len() - proof.denied.failures().len(),
+        proof.denied.attempts.len(),
+        proof.took.as_millis(),
+    );
+    report.check(proof.holds(), &text);
+    let shown = proof.allowed.attempts.iter().chain(&proof.denied.attempts);
+    let lines: Vec<_> = shown.map(ToString::to_string).collect();
+    report.details(&lines, DETAILS);
+    let text = "terwayctl policy explain names what denies";
+    report.check(proof.is_explained(), text);
+    report.details(&proof.reasons, DETAILS);
     Ok(())
 }
 

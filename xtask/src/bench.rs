@@ -22,6 +22,12 @@ enum What {
         #[arg(long, default_value_t = 300)]
         rounds: u32,
     },
+    /// What policy costs per packet, per event, in memory and after a restart.
+    Policy {
+        /// The never-open suite at its full size as well: half an hour and more.
+        #[arg(long)]
+        long: bool,
+    },
 }
 
 /// Builds with optimisation and runs the benchmark.
@@ -42,12 +48,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 .arg(target.join("cni").join("terway"))
                 .arg("--rounds")
                 .arg(rounds.to_string());
-            let status = bench.status().with_context(|| format!("start {bench:?}"))?;
-            Ok(ExitCode::from(
-                u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
-            ))
+            finish(bench)
+        }
+        What::Policy { long } => {
+            let mut bench = Command::new(target.join(profile).join("loadtests"));
+            bench.arg("policy").args(long.then_some("--long"));
+            finish(bench)
         }
     }
+}
+
+/// Runs the benchmark; its exit code is ours.
+fn finish(mut bench: Command) -> Result<ExitCode> {
+    let status = bench.status().with_context(|| format!("start {bench:?}"))?;
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
 }
 
 /// The plug-in as it is shipped: its own profile, made for size.

@@ -1,10 +1,11 @@
-//! The one front door: `cargo xtask up | test | bench | layers`.
+//! The one front door: `cargo xtask up | test | bench | layers | checklist`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod checklist;
 mod layers;
 mod machine;
 mod step;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Args),
     /// Check that imports point downwards only.
     Layers,
+    /// Check that a test names every letter of the checklist of policy semantics.
+    Checklist,
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Layers => layers::run(),
+        Command::Checklist => checklist::run(),
     };
     match outcome {
         Ok(code) => code,

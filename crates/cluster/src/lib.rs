@@ -1,7 +1,10 @@
-//! Where Kubernetes objects come from: typed snapshots that readers watch.
+//! Where Kubernetes objects come from: typed pictures of one node, and changes of the whole cluster.
 //!
-//! A source (today a folder of manifests) owns the state in one task; readers hold a
-//! [`pods::Pods`] and see whole pictures, so a missed notification costs nothing.
+//! A source (today a folder of manifests) owns the state in one task. Readers of [`pods::Pods`] see whole pictures,
+//! so a missed notification costs nothing; readers of [`documents::Documents`] get every change in order, and are
+//! waited for.
 
+pub mod documents;
+pub mod files;
 pub mod folder;
 pub mod pods;

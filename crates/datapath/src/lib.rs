@@ -18,5 +18,6 @@ pub mod namespace;
 pub mod netlink;
 pub mod observed;
 pub mod op;
+pub mod owner;
 pub mod plan;
 pub mod watch;

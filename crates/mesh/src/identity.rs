@@ -40,6 +40,11 @@ pub enum Identity {
         /// Cluster id.
         cluster: Box<str>,
     },
+    /// A relay of policy: `/relay/<id>`.
+    Relay {
+        /// Name of the relay.
+        id: Box<str>,
+    },
     /// A person: `/admin/<user>`.
     Admin {
         /// Login name.
@@ -60,6 +65,7 @@ impl Identity {
             Self::Ipam { .. } => IdentityKind::Ipam,
             Self::Gateway { .. } => IdentityKind::Gateway,
             Self::Controller { .. } => IdentityKind::Controller,
+            Self::Relay { .. } => IdentityKind::Relay,
             Self::Admin { .. } => IdentityKind::Admin,
             Self::Etcd { .. } => IdentityKind::Etcd,
         }
@@ -90,6 +96,11 @@ impl Identity {
         Self::Controller {
             cluster: cluster.into(),
         }
+    }
+
+    /// A relay's identity.
+    pub fn relay(id: impl Into<Box<str>>) -> Self {
+        Self::Relay { id: id.into() }
     }
 
     /// A person's identity.
@@ -138,6 +149,7 @@ impl fmt::Display for Identity {
             Self::Ipam { replica } => write!(f, "/ipam/replica/{replica}"),
             Self::Gateway { id } => write!(f, "/gateway/{id}"),
             Self::Controller { cluster } => write!(f, "/controller/{cluster}"),
+            Self::Relay { id } => write!(f, "/relay/{id}"),
             Self::Admin { user } => write!(f, "/admin/{user}"),
             Self::Etcd { id } => write!(f, "/etcd/{id}"),
         }
@@ -166,6 +178,7 @@ impl FromStr for Identity {
             ["ipam", "replica", replica] => Ok(Self::ipam(*replica)),
             ["gateway", id] => Ok(Self::gateway(*id)),
             ["controller", cluster] => Ok(Self::controller(*cluster)),
+            ["relay", id] => Ok(Self::relay(*id)),
             ["admin", user] => Ok(Self::admin(*user)),
             ["etcd", id] => Ok(Self::etcd(*id)),
             _ => Err(IdentityError::UnknownForm { text: text.into() }),
@@ -226,6 +239,8 @@ pub enum IdentityKind {
     Gateway,
     /// A cluster's controller.
     Controller,
+    /// A relay of policy.
+    Relay,
     /// A person.
     Admin,
     /// An etcd member.
@@ -240,6 +255,7 @@ impl IdentityKind {
             Self::Ipam => "ipam",
             Self::Gateway => "gateway",
             Self::Controller => "controller",
+            Self::Relay => "relay",
             Self::Admin => "admin",
             Self::Etcd => "etcd",
         }
@@ -309,6 +325,7 @@ mod tests {
             Identity::ipam("r-0"),
             Identity::gateway("g_1"),
             Identity::controller("c1"),
+            Identity::relay("relay-1"),
             Identity::admin("jane.doe"),
             Identity::etcd("etcd-0"),
         ] {

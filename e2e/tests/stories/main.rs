@@ -7,5 +7,6 @@ mod exhaustion;
 mod library;
 mod lifecycle;
 mod planted;
+mod policy;
 mod readme;
 mod replicas;

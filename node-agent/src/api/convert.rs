@@ -173,6 +173,7 @@ pub(super) fn status(error: &PodError) -> Status {
             | DatapathError::Garbled(_)
             | DatapathError::WorkerLost => (Code::Internal, Reason::KernelDrift),
         },
+        PodError::Policy { .. } => (Code::Unavailable, Reason::NotReady),
         PodError::Ledger(_) => (Code::Unavailable, Reason::StoreUnavailable),
     };
     let mut refusal = Refusal::new(code, reason.as_str_name(), causes::text(error));

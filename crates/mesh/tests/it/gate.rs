@@ -30,12 +30,13 @@ fn methods() -> Vec<String> {
     methods
 }
 
-fn everybody() -> [Identity; 6] {
+fn everybody() -> [Identity; 7] {
     [
         Identity::node("c1", "i-1"),
         Identity::ipam("r1"),
         Identity::gateway("g1"),
         Identity::controller("c1"),
+        Identity::relay("r1"),
         Identity::admin("jane"),
         Identity::etcd("e1"),
     ]

@@ -1,0 +1,137 @@
+//! What is in the cluster, as events in batches: from a folder, or from a relay.
+//!
+//! No history is assumed on either side. When a source is lost and found again, or another one takes over, all of
+//! its objects come again, and what is no longer among them comes as deletions: the feed remembers keys, and nothing
+//! else of what it told.
+
+mod folder;
+mod keys;
+mod output;
+mod upstream;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cluster::files::FolderError;
+use mesh::tasks::Tasks;
+use policy_core::object::Event;
+use tokio::sync::mpsc;
+
+use crate::relay::client::Client;
+
+/// Batches that wait for the reader, at most.
+const DEPTH: usize = 16;
+
+/// Events that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Place in the feed: with a relay its sequence, with a folder the number of the batch. What is older than this
+    /// has been told. It stands still while a state is told in several batches.
+    pub sequence: u64,
+    /// With this batch the reader has the whole state. False while a state is being told, also when that happens
+    /// again after a source was lost: what the reader has stays good meanwhile.
+    pub synced: bool,
+    /// Events; may be empty.
+    pub events: Vec<Event>,
+    /// When the newest change in here was seen by who watches, in milliseconds since the epoch; 0: unknown.
+    pub seen_at_ms: u64,
+}
+
+/// The reader's end.
+#[derive(Debug)]
+pub struct Feed {
+    batches: mpsc::Receiver<Batch>,
+}
+
+impl Feed {
+    /// The next batch; nothing when the feed has ended.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> Option<Batch> {
+        self.batches.recv().await
+    }
+
+    /// The next batch if one is there already: for readers that take several at once.
+    pub fn try_next(&mut self) -> Option<Batch> {
+        self.batches.try_recv().ok()
+    }
+}
+
+/// A feed that somebody else fills: for tests, and for worlds made up on the spot.
+pub fn channel() -> (mpsc::Sender<Batch>, Feed) {
+    let (sender, batches) = mpsc::channel(DEPTH);
+    (sender, Feed { batches })
+}
+
+/// Where a feed comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A folder of manifests.
+    Folder(PathBuf),
+    /// Relays.
+    Relays(Relays),
+}
+
+/// Relays of the cluster.
+#[derive(Debug, Clone)]
+pub struct Relays {
+    /// `host:port` of each; one is read at a time.
+    pub targets: Vec<String>,
+    /// Makes streams.
+    pub client: Client,
+    /// Read when no relay has answered for a while.
+    pub fallback: Option<Fallback>,
+}
+
+/// What is read while no relay answers.
+#[derive(Debug, Clone)]
+pub struct Fallback {
+    /// Folder of manifests.
+    pub folder: PathBuf,
+    /// How long relays are tried before it is read.
+    pub after: Duration,
+}
+
+/// Starts a feed on `tasks`; it ends with their drain.
+///
+/// # Errors
+/// [`FolderError`] when a folder is named that can not be watched.
+pub fn open(origin: Origin, tasks: &Tasks) -> Result<Feed, FolderError> {
+    let (sender, feed) = channel();
+    let output = output::Output::new(sender);
+    let stopping = tasks.stopping();
+    match origin {
+        Origin::Folder(path) => {
+            let folder = folder::Folder::open(&path)?;
+            tasks.spawn("feed", async move {
+                let mut output = output;
+                tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => {}
+                    () = folder.run(&mut output) => {}
+                }
+                stopping.cancelled().await;
+            });
+        }
+        Origin::Relays(relays) => {
+            if let Some(fallback) = &relays.fallback {
+                // A folder that is not there is said now, and not when it is needed.
+                drop(folder::Folder::open(&fallback.folder)?);
+            }
+            let upstream = upstream::Upstream::new(relays, output);
+            tasks.spawn("feed", async move {
+                tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => {}
+                    () = upstream.run() => {}
+                }
+                stopping.cancelled().await;
+            });
+        }
+    }
+    Ok(feed)
+}
+
+#[cfg(test)]
+mod tests;

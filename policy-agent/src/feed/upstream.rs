@@ -1,0 +1,146 @@
+//! Relays as a source, and what is read while none answers.
+
+use mesh::backoff::Backoff;
+use mesh::causes;
+use tracing::{debug, info, warn};
+
+use crate::feed::folder::Folder;
+use crate::feed::output::{Closed, Output};
+use crate::feed::{Batch, Fallback, Relays};
+use crate::relay::client::{Client, Frames, WatchError};
+use crate::relay::wire;
+
+/// Reads one relay at a time.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    dialer: Dialer,
+    fallback: Option<Fallback>,
+    output: Output,
+}
+
+/// Finds a relay that answers.
+#[derive(Debug)]
+struct Dialer {
+    targets: Vec<String>,
+    client: Client,
+    backoff: Backoff,
+    /// The relay to begin with: after a loss another one than before.
+    next: usize,
+}
+
+impl Upstream {
+    pub(super) fn new(relays: Relays, output: Output) -> Self {
+        Self {
+            dialer: Dialer {
+                targets: relays.targets,
+                client: relays.client,
+                backoff: Backoff::default(),
+                next: 0,
+            },
+            fallback: relays.fallback,
+            output,
+        }
+    }
+
+    /// Tells what relays tell, until nobody reads.
+    pub(super) async fn run(mut self) {
+        loop {
+            let frames = self.frames().await;
+            match self.follow(frames).await {
+                Ok(why) => warn!(why, "stream of the relay ended"),
+                Err(Closed) => return,
+            }
+            // All agents lose a relay at the same moment, and are not to come back at the same moment.
+            tokio::time::sleep(self.dialer.backoff.next_wait()).await;
+        }
+    }
+
+    /// A stream; until there is one, and patience is over, the folder.
+    async fn frames(&mut self) -> Frames {
+        let Some(fallback) = &self.fallback else {
+            return self.dialer.find().await;
+        };
+        let soon = tokio::time::timeout(fallback.after, self.dialer.find());
+        if let Ok(frames) = soon.await {
+            return frames;
+        }
+        match Folder::open(&fallback.folder) {
+            Ok(folder) => {
+                warn!(folder = %fallback.folder.display(), "no relay answers; reading the folder");
+                tokio::select! {
+                    frames = self.dialer.find() => return frames,
+                    // Ends only when nobody reads, which the next delivery finds out as well.
+                    () = folder.run(&mut self.output) => {}
+                }
+            }
+            Err(error) => warn!(
+                error = causes::text(&error),
+                "no relay answers, nor can the folder be read"
+            ),
+        }
+        self.dialer.find().await
+    }
+
+    /// Says why the stream ended.
+    async fn follow(&mut self, mut frames: Frames) -> Result<String, Closed> {
+        self.output.begin();
+        loop {
+            let frame = match frames.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok("it was ended".to_owned()),
+                Err(error) => return Ok(causes::text(&error)),
+            };
+            if frame.synced && self.dialer.backoff.failures() > 0 {
+                info!(sequence = frame.sequence, "in sync with the relay");
+                self.dialer.backoff.reset();
+            }
+            let mut events = Vec::with_capacity(frame.changes.len());
+            for change in frame.changes {
+                match wire::decode(change) {
+                    Ok(event) => events.extend(event),
+                    // The next version of the object may be readable; the others are.
+                    Err(error) => warn!(%error, "change from the relay passed over"),
+                }
+            }
+            let batch = Batch {
+                sequence: frame.sequence,
+                synced: frame.synced,
+                events,
+                seen_at_ms: frame.seen_at_ms,
+            };
+            self.output.deliver(batch).await?;
+        }
+    }
+}
+
+impl Dialer {
+    /// Tries until a relay answers, for ever.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    async fn find(&mut self) -> Frames {
+        loop {
+            for _ in 0..self.targets.len().max(1) {
+                let Some(target) = self.targets.get(self.next % self.targets.len().max(1)) else {
+                    break;
+                };
+                self.next = self.next.wrapping_add(1);
+                match self.client.watch(target).await {
+                    Ok(frames) => return frames,
+                    Err(error) => complain(target, &error, self.backoff.failures()),
+                }
+            }
+            tokio::time::sleep(self.backoff.next_wait()).await;
+        }
+    }
+}
+
+/// The first failure of an outage is worth a line; the others are the same.
+fn complain(relay: &str, error: &WatchError, failures: u32) {
+    let error = causes::text(error);
+    if failures <= 1 {
+        warn!(relay, error, "no stream from the relay");
+    } else {
+        debug!(relay, error, "no stream from the relay");
+    }
+}

@@ -1,0 +1,1 @@
+/work/main/sim/policy-lab/src/bed/topology.rs

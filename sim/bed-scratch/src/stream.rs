@@ -1,0 +1,1 @@
+../../policy-lab/src/stream.rs

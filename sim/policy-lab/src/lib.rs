@@ -1,0 +1,12 @@
+//! Machinery that proves the policy agent right.
+pub mod bed;
+pub mod cases;
+pub mod machine;
+pub mod model;
+pub mod mutation;
+pub mod probe;
+pub mod random;
+pub mod stream;
+pub mod never_open;
+pub mod pod_starts;
+pub mod talk;

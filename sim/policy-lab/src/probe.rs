@@ -1,0 +1,421 @@
+//! Probes: real packets between stations of the bed, from one thread that visits their namespaces.
+//!
+//! "Denied" is never a time-out. Each node's books ([`crate::bed::ledger`]) count probes that entered and probes that
+//! left; when what the nodes kept equals what did not arrive, and a marker has gone through the queue of the CPU that
+//! carried everything (so that nothing can be on its way), the missing probes are denied. A run whose sums do not
+//! meet is an error and says so.
+
+pub mod packet;
+mod run;
+pub mod station;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bed::ledger::{Books, Ledger};
+use crate::probe::packet::{Chunk, Echo, Portless, Sctp, Solicitation};
+use crate::probe::run::{Flight, Run, connect, hear, kept_is_fine, payload, send_raw};
+use crate::probe::station::{Ears, Station};
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::unistd::Pid;
+
+/// How long the sums may take to meet.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel sends a SYN again after one second, and the books would count it twice: a run that took longer is
+/// repeated.
+const SYN_AGAIN: Duration = Duration::from_millis(900);
+/// Runs that are repeated because they took too long.
+const RUNS: u32 = 5;
+/// Rounds of the marker: more than there are queues on the longest way (pod, node, router, node, pod).
+const MARKER_ROUNDS: u32 = 8;
+/// Source ports start here: above those of the servers and of everybody's services.
+const FIRST_PORT: u16 = 20_000;
+/// Source ports that are used in turn, one per run, so that no flow of an earlier run is met again.
+const PORTS: u16 = 40_000;
+
+/// Runs of this process: a prober that takes the place of another goes on counting.
+static ROUND: AtomicU16 = AtomicU16::new(0);
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A connection to a port.
+    Tcp(u16),
+    /// A datagram to a port, which is answered.
+    Udp(u16),
+    /// An INIT to a port, which is answered by an INIT-ACK.
+    Sctp(u16),
+    /// An echo request.
+    Echo,
+    /// A packet of protocol 47, which has no ports; it is answered. Nodes forget all flows before a run with one,
+    /// and a run must not have it both ways between two addresses: the second would be an answer to the first.
+    Portless,
+    /// IPv6 only: a neighbour solicitation with an ordinary hop limit. It has no answer; to arrive is enough.
+    Solicitation,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Probe {
+    /// Number of the station that sends.
+    pub from: usize,
+    /// The address that it sends with.
+    pub source: IpAddr,
+    /// Where to; of the same family, and held by a station.
+    pub destination: IpAddr,
+    /// What.
+    pub kind: Kind,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It arrived and its answer came back.
+    Allowed,
+    /// A node kept it.
+    Denied,
+    /// A node kept it and said so (a reset, an ICMP error).
+    Refused,
+    /// It arrived, and its answer did not come back.
+    Deaf,
+}
+
+/// All stations of a bed, with open ears.
+#[derive(Debug)]
+pub struct Prober {
+    stations: Vec<Station>,
+    ears: Vec<Ears>,
+    ledgers: Vec<Ledger>,
+    marker: UdpSocket,
+    cpu: usize,
+}
+
+impl Prober {
+    /// Opens the ears of the stations; `ledgers` are those of all nodes, `home` any namespace with a loopback.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn open(
+        stations: Vec<Station>,
+        ledgers: Vec<Ledger>,
+        ports: &[u16],
+        home: &fabric::namespace::Namespace,
+    ) -> anyhow::Result<Self> {
+        let mut ears = Vec::new();
+        for station in &stations {
+            ears.push(Ears::open(station, ports)?);
+        }
+        let marker = home.enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.connect(socket.local_addr()?)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            io::Result::Ok(socket)
+        })??;
+        Ok(Self {
+            stations,
+            ears,
+            ledgers,
+            marker,
+            cpu: 0,
+        })
+    }
+
+    /// The stations, by number.
+    pub fn stations(&self) -> &[Station] {
+        &self.stations
+    }
+
+    /// Puts another station in the place of `number`, for instance after its pod got a new link.
+    ///
+    /// # Errors
+    /// What the kernel refused, or there is no such number.
+    pub fn replace(
+        &mut self,
+        number: usize,
+        station: Station,
+        ports: &[u16],
+    ) -> anyhow::Result<()> {
+        let ears = Ears::open(&station, ports)?;
+        *self.stations.get_mut(number).context("no such station")? = station;
+        *self.ears.get_mut(number).context("no such station")? = ears;
+        Ok(())
+    }
+
+    /// The number of the station that holds an address.
+    pub fn holder(&self, address: IpAddr) -> Option<usize> {
+        self.stations
+            .iter()
+            .position(|s| s.addresses.contains(&address))
+    }
+
+    /// Sends all probes and says what became of each. Blocks the calling thread for some tenths of a second.
+    ///
+    /// # Errors
+    /// The sums did not meet: some probe neither arrived nor was kept by a node, or one was kept that arrived.
+    pub fn run(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Verdict>> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("prober".to_owned());
+            let thread = thread.spawn_scoped(scope, || self.run_here(probes))?;
+            match thread.join() {
+                Ok(outcome) => outcome,
+                Err(payload) => std::panic::resume_unwind(payload),
+            }
+        })
+    }
+
+    fn run_here(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Verdict>> {
+        let mut cpus = CpuSet::new();
+        cpus.set(self.cpu)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        for _ in 0..RUNS {
+            if let Some(verdicts) = self.attempt(probes)? {
+                return Ok(verdicts);
+            }
+        }
+        bail!(
+            "{RUNS} runs of {} probes took longer than {SYN_AGAIN:?} each",
+            probes.len()
+        );
+    }
+
+    /// One run; nothing when it took so long that the kernel may have repeated a SYN.
+    fn attempt(&mut self, probes: &[Probe]) -> anyhow::Result<Option<Vec<Verdict>>> {
+        let round = ROUND.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let port = FIRST_PORT + round;
+        if probes.iter().any(|p| p.kind == Kind::Portless) {
+            // Without ports every run would be the same flow.
+            for ledger in &self.ledgers {
+                ledger.forget_flows()?;
+            }
+        }
+        let before = self.read_books()?;
+        let mut run = Run {
+            probes,
+            flights: Vec::with_capacity(probes.len()),
+            senders: HashMap::new(),
+            accepted: Vec::new(),
+            port,
+        };
+        run.flights.resize_with(probes.len(), Flight::default);
+        let started = Instant::now();
+        self.send(&mut run)?;
+        let mut settled = false;
+        loop {
+            let progress = self.collect(&mut run)?;
+            if run.flights.iter().all(|f| f.answered) {
+                break;
+            }
+            if settled && run.flights.iter().all(|f| f.answered || !f.arrived) {
+                break;
+            }
+            if !progress && !settled && self.sums_meet(&run, before)? {
+                self.send_marker()?;
+                while self.collect(&mut run)? {}
+                settled = self.sums_meet(&run, before)?;
+                continue;
+            }
+            let tcp = probes.iter().any(|p| matches!(p.kind, Kind::Tcp(_)));
+            if tcp && !settled && started.elapsed() > SYN_AGAIN {
+                if started.elapsed() > PATIENCE || self.missing(&run, before)? != 0 {
+                    // Either the machine was slow, or packets are lost; a second run tells.
+                    tracing::debug!(port, "a run of probes took too long");
+                }
+                return Ok(None);
+            }
+            if started.elapsed() > PATIENCE {
+                if settled {
+                    break;
+                }
+                bail!("{}", self.describe(&run, before)?);
+            }
+        }
+        Ok(Some(run.verdicts()))
+    }
+
+    /// How many more probes are kept by nodes than are missing; negative when some are nowhere.
+    fn missing(&self, run: &Run<'_>, before: Books) -> anyhow::Result<i64> {
+        let now = self.read_books()?;
+        let entered = i64::try_from(now.entered.saturating_sub(before.entered))?;
+        let left = i64::try_from(now.left.saturating_sub(before.left))?;
+        let absent = run.flights.iter().filter(|f| !f.arrived).count();
+        Ok(entered - left - i64::try_from(absent)?)
+    }
+
+    fn sums_meet(&self, run: &Run<'_>, before: Books) -> anyhow::Result<bool> {
+        Ok(self.missing(run, before)? == 0)
+    }
+
+    fn describe(&self, run: &Run<'_>, before: Books) -> anyhow::Result<String> {
+        let missing = self.missing(run, before)?;
+        let absent: Vec<_> = run
+            .probes
+            .iter()
+            .zip(&run.flights)
+            .filter(|(_, f)| !f.arrived)
+            .take(5)
+            .map(|(p, _)| format!("{p:?}"))
+            .collect();
+        Ok(format!(
+            "the sums of {} probes do not meet: nodes kept {missing} more than did not arrive; for instance {}",
+            run.probes.len(),
+            absent.join(", ")
+        ))
+    }
+
+    fn read_books(&self) -> anyhow::Result<Books> {
+        let mut sum = Books::default();
+        for ledger in &self.ledgers {
+            let books = ledger.read()?;
+            sum.entered = sum.entered.saturating_add(books.entered);
+            sum.left = sum.left.saturating_add(books.left);
+        }
+        Ok(sum)
+    }
+
+    /// Sends a datagram through the queue of this CPU and waits for it, as often as a packet can have queues ahead.
+    ///
+    /// Veths and the loopback share one queue per CPU, first in, first out, and this thread does not leave its CPU:
+    /// what was sent before the marker has left the queue before it.
+    fn send_marker(&self) -> anyhow::Result<()> {
+        for round in 0..MARKER_ROUNDS {
+            self.marker.send(&round.to_be_bytes())?;
+            let mut back = [0; 4];
+            self.marker.recv(&mut back)?;
+            if back != round.to_be_bytes() {
+                bail!("the marker came back out of order");
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, run: &mut Run<'_>) -> anyhow::Result<()> {
+        let mut order: Vec<_> = (0..run.probes.len()).collect();
+        order.sort_by_key(|i| run.probes.get(*i).map(|p| p.from));
+        let mut inside = None;
+        for index in order {
+            let Some(probe) = run.probes.get(index).copied() else {
+                continue;
+            };
+            let makes_sockets = matches!(probe.kind, Kind::Tcp(_) | Kind::Udp(_));
+            if makes_sockets && inside != Some(probe.from) {
+                let station = self.stations.get(probe.from).context("no such station")?;
+                setns(
+                    &File::open(station.namespace.path())?,
+                    CloneFlags::CLONE_NEWNET,
+                )?;
+                inside = Some(probe.from);
+            }
+            self.send_one(run, index, probe)
+                .with_context(|| format!("send {probe:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn send_one(&self, run: &mut Run<'_>, index: usize, probe: Probe) -> anyhow::Result<()> {
+        let number = u32::try_from(index)?;
+        let port = run.port;
+        match probe.kind {
+            Kind::Tcp(to) => {
+                let socket = connect(probe.source, port, SocketAddr::new(probe.destination, to))?;
+                let flight = run.flights.get_mut(index).context("no such flight")?;
+                flight.socket = Some(socket);
+            }
+            Kind::Udp(to) => {
+                let key = (probe.from, probe.source);
+                let socket = match run.senders.entry(key) {
+                    std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
+                    std::collections::hash_map::Entry::Vacant(free) => {
+                        let socket = UdpSocket::bind((probe.source, port))?;
+                        socket.set_nonblocking(true)?;
+                        free.insert(socket)
+                    }
+                };
+                let payload = payload(port, number);
+                kept_is_fine(socket.send_to(&payload, (probe.destination, to)))?;
+            }
+            Kind::Sctp(to) => {
+                let packet = Sctp {
+                    source: port,
+                    destination: to,
+                    chunk: Chunk::Init,
+                    verification: 0,
+                    tag: number | 1 << 31,
+                    number,
+                };
+                let socket = &self.ears_of(probe)?.sctp;
+                kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
+            }
+            Kind::Echo => {
+                let packet = Echo {
+                    v6: probe.destination.is_ipv6(),
+                    id: port,
+                    number,
+                };
+                let socket = &self.ears_of(probe)?.echo;
+                kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
+            }
+            Kind::Solicitation => {
+                let packet = Solicitation { port, number };
+                let socket = &self.ears_of(probe)?.echo;
+                kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
+            }
+            Kind::Portless => {
+                let packet = Portless {
+                    port,
+                    number,
+                    answer: false,
+                };
+                let socket = &self.ears_of(probe)?.portless;
+                kept_is_fine(send_raw(socket, &packet.encode(), probe.destination))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ears_of(&self, probe: Probe) -> anyhow::Result<&station::Ear> {
+        let ears = self.ears.get(probe.from).context("no such station")?;
+        ears.of(probe.source)
+            .with_context(|| format!("station {} does not hold {}", probe.from, probe.source))
+    }
+
+    /// Takes in whatever has come, waiting a millisecond for something to. Says whether there was anything.
+    fn collect(&self, run: &mut Run<'_>) -> anyhow::Result<bool> {
+        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        for ear in self.ears.iter().flat_map(Ears::all) {
+            let servers = ear.tcp.iter().map(|(_, s)| s.as_fd());
+            let servers = servers.chain(ear.udp.iter().map(|(_, s)| s.as_fd()));
+            let servers = servers.chain([&ear.sctp, &ear.echo, &ear.portless].map(AsFd::as_fd));
+            fds.extend(servers.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        }
+        let waiting = |f: &&Flight| !f.arrived && !f.refused;
+        let clients = run.flights.iter().filter(waiting);
+        let clients = clients.filter_map(|f| f.socket.as_ref());
+        fds.extend(clients.map(|s| PollFd::new(s.as_fd(), PollFlags::POLLOUT)));
+        fds.extend(
+            run.senders
+                .values()
+                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
+        );
+        match poll(&mut fds, PollTimeout::from(1_u8)) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(fds);
+        let mut progress = false;
+        for ear in self.ears.iter().flat_map(Ears::all) {
+            progress |= hear(ear, run)?;
+        }
+        progress |= run.hear_answers()?;
+        progress |= run.look_at_connections();
+        Ok(progress)
+    }
+}

@@ -1,0 +1,16 @@
+//! Tests of the laboratory.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod bed;
+mod kernel_cases;
+mod kernel_random;
+mod never_open;
+mod pod_starts;
+mod revocation;
+mod upstream;
