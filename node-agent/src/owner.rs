@@ -23,7 +23,10 @@ pub async fn hold(path: PathBuf, drain: CancellationToken) {
         match attended {
             Ok(()) => {
                 let held = holder.held().is_some();
-                tracing::info!(held, "policy-agent went away; its socket is kept if it has one");
+                tracing::info!(
+                    held,
+                    "policy-agent went away; its socket is kept if it has one"
+                );
                 pauses.reset();
             }
             Err(error) => tracing::debug!(%error, held, "policy-agent is not there"),

@@ -85,7 +85,13 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         unknown: Duration::from_millis(config.gate.unknown_ms),
     };
     let tasks = context.tasks.clone();
-    let gate = Gate::new(list, revocations.clone(), waits, metrics.clone(), tasks.clone());
+    let gate = Gate::new(
+        list,
+        revocations.clone(),
+        waits,
+        metrics.clone(),
+        tasks.clone(),
+    );
     let ready = context.health.condition(CONDITION);
     let probes = open_probes(config).await;
     let start = Start {
@@ -227,9 +233,12 @@ impl Start {
             handover.keep(socket, &self.tasks);
         }
         let engine = Engine::new(&self.config.node.name, opened.settings);
-        let notices = Notices::new(self.role(), Sink {
-            file: self.config.notices.file.clone(),
-        });
+        let notices = Notices::new(
+            self.role(),
+            Sink {
+                file: self.config.notices.file.clone(),
+            },
+        );
         let feed = feed::open(self.origin()?, &self.tasks).context("feed")?;
         let params = |known| enforcer::Params {
             engine,
@@ -401,7 +410,8 @@ async fn take_away(
     let namespaces = known.iter().filter(|a| a.host_link.is_empty());
     let namespaces: Vec<String> = namespaces.map(|a| a.netns.clone()).collect();
     let settings = settings(config);
-    let mut handover = Handover::listen(&config.policy.owner_socket).context("policy.owner_socket")?;
+    let mut handover =
+        Handover::listen(&config.policy.owner_socket).context("policy.owner_socket")?;
     handover
         .remove(&HERE, &settings, &namespaces, config.owner_wait(), tasks)
         .await

@@ -112,7 +112,9 @@ impl Attachments {
 
     /// The one in force under a host-side link, if there is one.
     pub fn on_link(&self, link: &str) -> Option<&Attached> {
-        self.all.values().find(|a| !link.is_empty() && a.host_link == link)
+        self.all
+            .values()
+            .find(|a| !link.is_empty() && a.host_link == link)
     }
 
     /// Adds or replaces one. Another one under the same host-side link is over: the link's name is the pod's, and
@@ -159,7 +161,10 @@ impl Attachments {
     /// # Errors
     /// [`AttachmentsError::Io`]; the list is then as before.
     pub fn restore(&mut self, list: Vec<Attached>) -> Result<Vec<Attached>, AttachmentsError> {
-        let next: BTreeMap<_, _> = list.into_iter().map(|a| (a.attachment.clone(), a)).collect();
+        let next: BTreeMap<_, _> = list
+            .into_iter()
+            .map(|a| (a.attachment.clone(), a))
+            .collect();
         let gone = self
             .all
             .values()

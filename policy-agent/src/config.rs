@@ -288,11 +288,17 @@ impl Settings for Config {
         }
         // A name has at most 15 bytes, and the prefix is followed by something.
         if !prefixes.iter().all(|p| (1..=14).contains(&p.len())) {
-            return fail("policy.veth_prefixes", "holds one that is not of 1 to 14 bytes");
+            return fail(
+                "policy.veth_prefixes",
+                "holds one that is not of 1 to 14 bytes",
+            );
         }
         let (first, max) = (self.policy.retry_first_ms, self.policy.retry_max_ms);
         if first == 0 || max < first || max > 3_600_000 {
-            return fail("policy.retry_max_ms", "is below policy.retry_first_ms, or above an hour");
+            return fail(
+                "policy.retry_max_ms",
+                "is below policy.retry_first_ms, or above an hour",
+            );
         }
         if !(10..=60_000).contains(&self.revoke.pause_ms) {
             return fail("revoke.pause_ms", "is not within 10 and 60000");
@@ -419,7 +425,10 @@ mod tests {
                 variables: Vec::new(),
                 sets: vec!["mode=relay".to_owned()],
             };
-            format!("{:#}", mesh::run::configure::<Config>(&sources).unwrap_err())
+            format!(
+                "{:#}",
+                mesh::run::configure::<Config>(&sources).unwrap_err()
+            )
         };
 
         assert!(without("tls.").contains("tls"));

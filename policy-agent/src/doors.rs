@@ -123,10 +123,7 @@ impl Policies for PoliciesDoor {
         Ok(Response::new(answer))
     }
 
-    async fn diff(
-        &self,
-        _request: Request<DiffRequest>,
-    ) -> Result<Response<DiffResponse>, Status> {
+    async fn diff(&self, _request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
         let lines = inspect::diff(self).await?;
         Ok(Response::new(DiffResponse { lines }))
     }

@@ -135,11 +135,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`GateError`], at the latest at `deadline`, or after the configured wait without one.
-    pub async fn ready(
-        &self,
-        pod: Attached,
-        deadline: Option<Instant>,
-    ) -> Result<u64, GateError> {
+    pub async fn ready(&self, pod: Attached, deadline: Option<Instant>) -> Result<u64, GateError> {
         let started = Instant::now();
         let longest = started + self.waits.longest;
         let until = deadline.map_or(longest, |d| d.min(longest));

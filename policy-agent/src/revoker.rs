@@ -292,7 +292,12 @@ impl Revoker {
             });
             let time = began.elapsed();
             self.metrics.looked(time);
-            tracing::debug!(revoked, restored, time_us = time.as_micros(), "flows looked at");
+            tracing::debug!(
+                revoked,
+                restored,
+                time_us = time.as_micros(),
+                "flows looked at"
+            );
             self.last = Some((began, time));
             self.second(began, scope);
         }
@@ -324,7 +329,10 @@ impl Revoker {
         while let Ok(more) = self.forget.try_recv() {
             all.push(more);
         }
-        let addresses = all.iter().flat_map(|f| f.addresses.iter().copied()).collect();
+        let addresses = all
+            .iter()
+            .flat_map(|f| f.addresses.iter().copied())
+            .collect();
         let result = pass::delete(&mut *self.flows, &addresses);
         for forget in all {
             let answer = match &result {

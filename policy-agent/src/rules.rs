@@ -152,7 +152,10 @@ pub fn open(
     let mut settings = settings.clone();
     // A table that is owned and does not outlive its owner would open the node when the agent ends.
     if settings.owner && !(able.owner && able.persist) {
-        tracing::info!(?able, "this kernel keeps no owned table: others are watched instead");
+        tracing::info!(
+            ?able,
+            "this kernel keeps no owned table: others are watched instead"
+        );
         settings.owner = false;
     }
     settings.persist = settings.owner;

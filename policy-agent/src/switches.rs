@@ -200,8 +200,12 @@ impl Calico {
 
     /// What a removed Calico left behind, if anything.
     pub fn leftovers(&self) -> Option<String> {
-        (!self.rules.is_empty() && self.alive.is_empty())
-            .then(|| format!("rules of a Calico that does not run: {}", shown(&self.rules)))
+        (!self.rules.is_empty() && self.alive.is_empty()).then(|| {
+            format!(
+                "rules of a Calico that does not run: {}",
+                shown(&self.rules)
+            )
+        })
     }
 }
 
@@ -217,7 +221,11 @@ fn shown(rules: &[String]) -> String {
 /// Calico's processes in the network namespace of this one. What can not be read belongs to somebody else, or has
 /// just ended.
 fn processes(proc: &Path) -> Vec<String> {
-    let namespace = |of: &Path| fs::metadata(of.join("ns/net")).map(|m| (m.dev(), m.ino())).ok();
+    let namespace = |of: &Path| {
+        fs::metadata(of.join("ns/net"))
+            .map(|m| (m.dev(), m.ino()))
+            .ok()
+    };
     let Some(ours) = namespace(&proc.join("thread-self")).or_else(|| namespace(&proc.join("self")))
     else {
         return Vec::new();
@@ -228,7 +236,10 @@ fn processes(proc: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in all.flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().filter(|n| n.bytes().all(|b| b.is_ascii_digit())) else {
+        let Some(pid) = name
+            .to_str()
+            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        else {
             continue;
         };
         let Ok(comm) = fs::read_to_string(entry.path().join("comm")) else {
@@ -295,7 +306,10 @@ mod tests {
         let list = r#"{"plugins":[{"type":"terway","network_policy_provider":"ebpf"}]}"#;
         let dir = folder(&[
             ("10-terway.conflist", list),
-            ("10-terway.conf", r#"{"network_policy_provider":"nonsense"}"#),
+            (
+                "10-terway.conf",
+                r#"{"network_policy_provider":"nonsense"}"#,
+            ),
         ]);
         let settings = Settings {
             eni_config: Some(dir.path().to_owned()),

@@ -164,7 +164,10 @@ fn listen(
 
 fn table() -> TableRef {
     // Two traces have two tables.
-    TableRef::new(Family::Inet, &format!("{TABLE}_{:08x}", rand::random::<u32>()))
+    TableRef::new(
+        Family::Inet,
+        &format!("{TABLE}_{:08x}", rand::random::<u32>()),
+    )
 }
 
 /// The transaction that marks packets of the flow; `owned`: the table is the socket's own.

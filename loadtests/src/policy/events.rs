@@ -134,7 +134,10 @@ async fn single(
     let each = transactions as f64 / f64::from(EVENTS);
     promises.check(
         each <= 3.0,
-        &format!("{}: {each:.2} transactions per event (at most 3)", kind.name()),
+        &format!(
+            "{}: {each:.2} transactions per event (at most 3)",
+            kind.name()
+        ),
     );
     promises.check(
         p99 <= Duration::from_millis(5),
@@ -230,16 +233,26 @@ async fn with_nft() -> Result<(Duration, Duration)> {
             .map(|n| format!("10.{}.{}.{n}", app / 250, app % 250))
             .collect();
         let members = members.join(", ");
-        writeln!(base, "set s{app} {{ type ipv4_addr; elements = {{ {members} }} }}")?;
+        writeln!(
+            base,
+            "set s{app} {{ type ipv4_addr; elements = {{ {members} }} }}"
+        )?;
     }
     for n in 0..BURST {
-        writeln!(base, "chain r{n} {{ ip saddr @s{} udp dport {n} accept }}", n % APPS)?;
+        writeln!(
+            base,
+            "chain r{n} {{ ip saddr @s{} udp dport {n} accept }}",
+            n % APPS
+        )?;
     }
     base.push_str("}\n");
     nft(&node, &base)?;
     let change = |n: u32| {
         let app = (n + 7) % APPS;
-        format!("flush chain inet peer r{n}\nadd rule inet peer r{n} ip saddr @s{app} udp dport {} accept\n", n + 1)
+        format!(
+            "flush chain inet peer r{n}\nadd rule inet peer r{n} ip saddr @s{app} udp dport {} accept\n",
+            n + 1
+        )
     };
     let start = Instant::now();
     for n in 0..FORKS {

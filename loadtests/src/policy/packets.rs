@@ -176,7 +176,8 @@ impl Lane {
             _topology: topology,
             _agents: agents,
         };
-        lane.greet().with_context(|| format!("greet through {name}"))?;
+        lane.greet()
+            .with_context(|| format!("greet through {name}"))?;
         Ok(lane)
     }
 
@@ -235,7 +236,9 @@ fn bind(address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
 }
 
 fn thread_cpu() -> Result<Duration> {
-    Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?))
+    Ok(Duration::from(clock_gettime(
+        ClockId::CLOCK_THREAD_CPUTIME_ID,
+    )?))
 }
 
 fn per_packet(start: Duration) -> Result<f64> {
@@ -262,7 +265,13 @@ fn documents(policies: u32) -> Result<Vec<Value>> {
     let subject = json!({"role": "server"});
     for n in 1..policies {
         let name = format!("p-{n:04}");
-        documents.push(world::policy("local", &name, &subject, &[n + 1], 20_000 + n));
+        documents.push(world::policy(
+            "local",
+            &name,
+            &subject,
+            &[n + 1],
+            20_000 + n,
+        ));
     }
     let last = world::policy("local", "p-last", &subject, &[1], u32::from(PORT));
     documents.push(last);

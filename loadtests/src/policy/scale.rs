@@ -88,7 +88,11 @@ async fn churn(agents: &mut Agents, promises: &mut Promises) -> Result<()> {
     agents.settle().await?;
     let spent = process_cpu(pid)?.saturating_sub(cpu);
     let share = spent.as_secs_f64() / start.elapsed().as_secs_f64();
-    let passes = agents.status(0).await?.revocations.saturating_sub(revocations);
+    let passes = agents
+        .status(0)
+        .await?
+        .revocations
+        .saturating_sub(revocations);
     promises.check(
         share <= 0.05,
         &format!(
@@ -125,7 +129,10 @@ async fn members(promises: &mut Promises) -> Result<()> {
     for n in 0..WIDE {
         documents.push(wide_policy(n));
     }
-    documents.push(world::local_document(&world::local(0)?, &json!({"role": "server"})));
+    documents.push(world::local_document(
+        &world::local(0)?,
+        &json!({"role": "server"}),
+    ));
     let topology = Topology::create(&[world::node()], &[]).await?;
     let mut agents = Agents::start(&topology.nodes, &json!({})).await?;
     agents.publish(&documents);

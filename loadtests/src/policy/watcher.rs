@@ -64,7 +64,9 @@ impl Watcher {
 fn generations(mut bytes: &[u8]) -> usize {
     let mut count = 0;
     while let Some((head, _)) = bytes.split_at_checked(16) {
-        let length = head.first_chunk::<4>().map_or(0, |b| u32::from_ne_bytes(*b));
+        let length = head
+            .first_chunk::<4>()
+            .map_or(0, |b| u32::from_ne_bytes(*b));
         let kind = head.get(4..6).and_then(|b| b.first_chunk::<2>());
         count += usize::from(kind.is_some_and(|b| u16::from_ne_bytes(*b) == NEWGEN));
         let Ok(length) = usize::try_from(length.next_multiple_of(4)) else {

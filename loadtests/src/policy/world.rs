@@ -67,7 +67,12 @@ pub(crate) fn local_document(pod: &PodSpec, labels: &Value) -> Value {
 /// Labels of remote pods are of ten keys; the first two tell them apart.
 pub(crate) fn remote(n: u32, namespaces: u32, app: u32) -> Value {
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(11, 0, 0, 0)).saturating_add(n));
-    let more = (0..8).map(|k| (format!("label-{k}"), json!(format!("value-{}", (n + k) % 7))));
+    let more = (0..8).map(|k| {
+        (
+            format!("label-{k}"),
+            json!(format!("value-{}", (n + k) % 7)),
+        )
+    });
     let mut labels: serde_json::Map<String, Value> = more.collect();
     labels.insert("app".to_owned(), json!(format!("app-{app}")));
     labels.insert("all".to_owned(), json!("yes"));

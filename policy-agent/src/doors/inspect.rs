@@ -154,7 +154,11 @@ fn explained(explanation: &Explanation, views: &[PodView], dump: &KernelView) ->
         }
     }
     let mut chains: Vec<&str> = Vec::new();
-    for chain in explanation.reasons.iter().filter_map(|r| r.chain.as_deref()) {
+    for chain in explanation
+        .reasons
+        .iter()
+        .filter_map(|r| r.chain.as_deref())
+    {
         if !chains.contains(&chain) {
             chains.push(chain);
             kernel.extend(facts::chain(&dump.tables, chain));
@@ -276,7 +280,11 @@ pub(super) async fn show_pod(
 
 fn lines(view: &PodView, direction: Direction) -> Vec<String> {
     let mut lines = Vec::new();
-    lines.extend(view.closed.iter().map(|why| format!("everything is denied: {why}")));
+    lines.extend(
+        view.closed
+            .iter()
+            .map(|why| format!("everything is denied: {why}")),
+    );
     for profile in view.profiles.iter().filter(|p| p.direction == direction) {
         for (policy, chain) in &profile.policies {
             lines.push(format!("{policy} (chain {chain})"));
@@ -325,7 +333,9 @@ pub(super) async fn trace(
     let (events, stream) = mpsc::channel(AHEAD);
     let work = async move {
         while let Some(line) = lines.recv().await {
-            let event = line.map(|line| TraceEvent { line }).map_err(|e| refused(&e));
+            let event = line
+                .map(|line| TraceEvent { line })
+                .map_err(|e| refused(&e));
             if events.send(event).await.is_err() {
                 return;
             }
@@ -343,13 +353,14 @@ fn refused(error: &TraceError) -> Status {
 
 pub(super) async fn denied(door: &PoliciesDoor, limit: usize) -> Result<Vec<DeniedFlow>, Status> {
     let handle = on(door)?;
-    let mut found = door.denied.read().await.map_err(|e| unreadable(&e.to_string()))?;
+    let mut found = door
+        .denied
+        .read()
+        .await
+        .map_err(|e| unreadable(&e.to_string()))?;
     found.truncate(limit);
     ask(&handle, move |core| {
-        found
-            .iter()
-            .map(|entry| denied_flow(core, entry))
-            .collect()
+        found.iter().map(|entry| denied_flow(core, entry)).collect()
     })
     .await
 }

@@ -135,7 +135,11 @@ impl Core {
         for event in batch.events {
             let kind = kind_of(&event);
             // One entry per kind and moment: a batch of a hundred thousand pods is one wait, not as many.
-            if !self.unenforced.iter().any(|u| u.kind == kind && u.read == now) {
+            if !self
+                .unenforced
+                .iter()
+                .any(|u| u.kind == kind && u.read == now)
+            {
                 self.unenforced.push(Unenforced { kind, read: now });
             }
             self.note(&event);
@@ -461,12 +465,8 @@ impl Core {
     }
 
     fn tell(&mut self, now: Instant) {
-        self.waiters.settle(
-            &self.engine,
-            self.begun,
-            self.progress.transactions,
-            now,
-        );
+        self.waiters
+            .settle(&self.engine, self.begun, self.progress.transactions, now);
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.waiting.set(gauge(self.waiters.len()));
         self.metrics.malformed.set(gauge(self.notices.malformed()));

@@ -55,11 +55,7 @@ pub trait Rules {
     ///
     /// # Errors
     /// [`DumpError`].
-    fn elements(
-        &mut self,
-        target: &Target,
-        name: &str,
-    ) -> Result<Option<Vec<Element>>, DumpError>;
+    fn elements(&mut self, target: &Target, name: &str) -> Result<Option<Vec<Element>>, DumpError>;
 
     /// Nothing is asked of this namespace any more.
     fn forget(&mut self, target: &Target);

@@ -81,11 +81,7 @@ impl Rules for Netlink {
         Ok(found)
     }
 
-    fn elements(
-        &mut self,
-        target: &Target,
-        name: &str,
-    ) -> Result<Option<Vec<Element>>, DumpError> {
+    fn elements(&mut self, target: &Target, name: &str) -> Result<Option<Vec<Element>>, DumpError> {
         let table = names::inet(&self.settings);
         let socket = self.socket(target).map_err(|e| unreadable(&e))?;
         let mut elements = Vec::new();

@@ -38,7 +38,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Runs a program with words separated by blanks.
 pub(crate) fn run(words: &str) -> String {
     let mut parts = words.split_whitespace();
-    let output = Command::new(parts.next().unwrap()).args(parts).output().unwrap();
+    let output = Command::new(parts.next().unwrap())
+        .args(parts)
+        .output()
+        .unwrap();
     assert!(
         output.status.success(),
         "{words}: {} (these tests need root)",
@@ -134,7 +137,10 @@ pub(crate) fn policy(name: &str, spec: &Value) -> Event {
 }
 
 pub(crate) fn deny_ingress() -> Event {
-    policy("deny", &json!({"podSelector": {}, "policyTypes": ["Ingress"]}))
+    policy(
+        "deny",
+        &json!({"podSelector": {}, "policyTypes": ["Ingress"]}),
+    )
 }
 
 pub(crate) fn gone(event: &Event) -> Event {
@@ -160,7 +166,11 @@ pub(crate) struct Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         for namespace in &self.namespaces {
-            drop(Command::new("ip").args(["netns", "del", namespace]).status());
+            drop(
+                Command::new("ip")
+                    .args(["netns", "del", namespace])
+                    .status(),
+            );
         }
     }
 }
@@ -181,10 +191,16 @@ impl Bed {
             folder: tempfile::tempdir().unwrap(),
         };
         let (node, far) = (bed.add("node"), bed.add("far"));
-        run(&format!("ip -n {node} link add eth0 type veth peer name eth0 netns {far}"));
+        run(&format!(
+            "ip -n {node} link add eth0 type veth peer name eth0 netns {far}"
+        ));
         for (namespace, last) in [(&node, 1), (&far, 9)] {
-            run(&format!("ip -n {namespace} addr add 10.45.0.{last}/24 dev eth0"));
-            run(&format!("ip -n {namespace} addr add fd45::{last}/64 dev eth0 nodad"));
+            run(&format!(
+                "ip -n {namespace} addr add 10.45.0.{last}/24 dev eth0"
+            ));
+            run(&format!(
+                "ip -n {namespace} addr add fd45::{last}/64 dev eth0 nodad"
+            ));
             run(&format!("ip -n {namespace} link set eth0 up"));
         }
         run(&format!("ip -n {far} route add 10.44.0.0/24 via 10.45.0.1"));
@@ -224,14 +240,20 @@ impl Bed {
             "ip -n {node} link add {link} address 02:00:00:00:45:01 type veth peer name eth0 address {mac} netns {namespace}"
         ));
         run(&format!("ip -n {node} link set {link} up"));
-        run(&format!("ip -n {namespace} addr add 10.44.0.{number}/32 dev eth0"));
-        run(&format!("ip -n {namespace} addr add fd44::{number}/128 dev eth0 nodad"));
+        run(&format!(
+            "ip -n {namespace} addr add 10.44.0.{number}/32 dev eth0"
+        ));
+        run(&format!(
+            "ip -n {namespace} addr add fd44::{number}/128 dev eth0 nodad"
+        ));
         run(&format!("ip -n {namespace} link set eth0 up"));
         for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
             run(&format!(
                 "ip {family} -n {namespace} neigh add {gateway} lladdr 02:00:00:00:45:01 dev eth0 nud permanent"
             ));
-            run(&format!("ip {family} -n {namespace} route add {gateway} dev eth0"));
+            run(&format!(
+                "ip {family} -n {namespace} route add {gateway} dev eth0"
+            ));
             run(&format!(
                 "ip {family} -n {namespace} route add default via {gateway} dev eth0"
             ));
@@ -294,7 +316,10 @@ impl Bed {
 
     /// The node's rules without what traffic changes in them.
     pub(crate) fn listed_without_counters(&self) -> String {
-        let listed = run(&format!("ip netns exec {} nft -s list ruleset", self.node()));
+        let listed = run(&format!(
+            "ip netns exec {} nft -s list ruleset",
+            self.node()
+        ));
         let mut kept = String::new();
         let mut in_denied = false;
         for line in listed.lines() {
@@ -377,7 +402,13 @@ impl Agent {
             longest: PATIENCE,
             unknown: wants.unknown,
         };
-        let gate = Gate::new(list, revocations.clone(), waits, metrics.clone(), tasks.clone());
+        let gate = Gate::new(
+            list,
+            revocations.clone(),
+            waits,
+            metrics.clone(),
+            tasks.clone(),
+        );
         let (place, settings) = (bed.place(), wants.settings.clone());
         let opened = rules::blocking(&tasks, move || rules::open(&place, &settings, None))
             .await

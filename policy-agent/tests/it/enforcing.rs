@@ -24,7 +24,11 @@ async fn policy_is_in_force_for_both_families_and_goes_with_its_object() {
     let pod = bed.pod("a");
     let mut agent = Agent::start(&bed).await;
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), marker_only("p")])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            marker_only("p"),
+        ])
         .await;
     agent.gate.ready(pod.attached("s1"), None).await.unwrap();
     for (far, near) in [(FAR_V4, pod.v4), (FAR_V6, pod.v6)] {
@@ -52,7 +56,11 @@ async fn full_set_of_denied_flows_denies_all_the_same() {
     wants.settings.denied_size = 8;
     let mut agent = Agent::start_with(&bed, wants).await;
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), marker_only("p")])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            marker_only("p"),
+        ])
         .await;
     agent.gate.ready(pod.attached("s1"), None).await.unwrap();
     let from = udp(&bed.far(), FAR_V4, 0);
@@ -102,7 +110,10 @@ async fn malformed_policy_denies_its_subjects_leaves_others_alone_and_is_named_o
     assert!(!passes(&from, &of_closed, &marker));
     let said = std::fs::read_to_string(&agent.events_file).unwrap();
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("spec.ingress[1].from[0].ipBlock.cidr"), "{said}");
+    assert!(
+        said.contains("spec.ingress[1].from[0].ipBlock.cidr"),
+        "{said}"
+    );
     assert!(agent.metric("terway_policy_malformed") > 0.5);
     agent.end().await;
 }
@@ -133,7 +144,9 @@ async fn pod_sends_with_its_own_addresses_only() {
         .send_to(b"false", asked.local_addr().unwrap())
         .unwrap();
 
-    honest.send_to(b"honest", asked.local_addr().unwrap()).unwrap();
+    honest
+        .send_to(b"honest", asked.local_addr().unwrap())
+        .unwrap();
     // Had the first one passed, it would be the first to come.
     assert_eq!(crate::traffic::received(&asked).0, b"honest");
     agent.end().await;
@@ -150,7 +163,11 @@ async fn foreign_change_is_put_right() {
     wants.settings.persist = false;
     let mut agent = Agent::start_with(&bed, wants).await;
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), marker_only("p")])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            marker_only("p"),
+        ])
         .await;
     agent.gate.ready(pod.attached("s1"), None).await.unwrap();
     let node = bed.node();
@@ -180,7 +197,11 @@ async fn owned_table_is_not_flushed_by_others() {
     wants.settings.persist = true;
     let mut agent = Agent::start_with(&bed, wants).await;
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), marker_only("p")])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            marker_only("p"),
+        ])
         .await;
     let node = bed.node();
 

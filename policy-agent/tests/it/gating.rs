@@ -24,7 +24,10 @@ async fn pod_waits_for_its_object_and_for_its_policy() {
     let gate = agent.gate.clone();
     let attached = pod.attached("s1");
     let asked = agent.spawn(async move { gate.ready(attached, None).await });
-    until("the pod waits", async || agent.metric("terway_policy_pods_waiting") > 0.5).await;
+    until("the pod waits", async || {
+        agent.metric("terway_policy_pods_waiting") > 0.5
+    })
+    .await;
 
     agent.tell(vec![pod.object(&json!({}))]).await;
 
@@ -41,7 +44,11 @@ async fn unknown_pod_is_refused_as_unknown_and_may_come_again() {
     let mut agent = Agent::start(&bed).await;
     agent.enforce(vec![namespace("x"), deny_ingress()]).await;
 
-    let refused = agent.gate.ready(pod.attached("s1"), None).await.unwrap_err();
+    let refused = agent
+        .gate
+        .ready(pod.attached("s1"), None)
+        .await
+        .unwrap_err();
     let is_unknown = matches!(refused, GateError::Unready(Unready::PodUnknown(_)));
     assert!(is_unknown, "{refused:?}");
 
@@ -63,8 +70,14 @@ async fn pod_does_not_start_before_everything_was_listed() {
     let refused = agent.gate.ready(pod.attached("s1"), Some(deadline)).await;
 
     let refused = refused.unwrap_err();
-    assert!(matches!(refused, GateError::Unready(Unready::NotInSync)), "{refused:?}");
-    assert!(!bed.listed().contains("terway_policy"), "written before the list was whole");
+    assert!(
+        matches!(refused, GateError::Unready(Unready::NotInSync)),
+        "{refused:?}"
+    );
+    assert!(
+        !bed.listed().contains("terway_policy"),
+        "written before the list was whole"
+    );
     agent.end().await;
 }
 
@@ -142,7 +155,11 @@ async fn restore_drops_what_is_not_on_the_list() {
     agent.gate.ready(stays.attached("s1"), None).await.unwrap();
     drop(agent.gate.ready(goes.attached("s2"), None).await);
 
-    agent.gate.restore(vec![stays.attached("s1")]).await.unwrap();
+    agent
+        .gate
+        .restore(vec![stays.attached("s1")])
+        .await
+        .unwrap();
 
     let listed = bed.listed();
     assert!(listed.contains(&stays.link), "{listed}");

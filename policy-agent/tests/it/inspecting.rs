@@ -62,31 +62,65 @@ async fn people_see_why_a_flow_is_denied_and_what_the_kernel_has() {
         port: port.to_owned(),
         family: 0,
     };
-    let denied = door.explain(Request::new(explain("80"))).await.unwrap().into_inner();
-    let allowed = door.explain(Request::new(explain("81"))).await.unwrap().into_inner();
+    let denied = door
+        .explain(Request::new(explain("80")))
+        .await
+        .unwrap()
+        .into_inner();
+    let allowed = door
+        .explain(Request::new(explain("81")))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!denied.allowed && allowed.allowed);
-    assert!(denied.reasons.iter().any(|r| r.contains("only-81")), "{denied:?}");
-    assert!(denied.kernel.iter().any(|f| f.what.contains(&pod.link)), "{denied:?}");
+    assert!(
+        denied.reasons.iter().any(|r| r.contains("only-81")),
+        "{denied:?}"
+    );
+    assert!(
+        denied.kernel.iter().any(|f| f.what.contains(&pod.link)),
+        "{denied:?}"
+    );
     assert_eq!(denied.differences, Vec::<String>::new());
 
     let shown = ShowPodRequest {
         namespace: "x".to_owned(),
         name: "a".to_owned(),
     };
-    let shown = door.show_pod(Request::new(shown)).await.unwrap().into_inner();
+    let shown = door
+        .show_pod(Request::new(shown))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(shown.host_link, pod.link);
-    assert!(shown.ingress.iter().any(|l| l.contains("only-81")), "{shown:?}");
+    assert!(
+        shown.ingress.iter().any(|l| l.contains("only-81")),
+        "{shown:?}"
+    );
 
-    let flows = door.denied(Request::new(DeniedRequest { limit: 0 })).await.unwrap().into_inner().flows;
+    let flows = door
+        .denied(Request::new(DeniedRequest { limit: 0 }))
+        .await
+        .unwrap()
+        .into_inner()
+        .flows;
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!((flows[0].port, flows[0].pod.as_str()), (80, "x/a"));
     assert_eq!(flows[0].direction, "ingress");
     assert!(flows[0].packets >= 1);
 
-    let status = door.status(Request::new(StatusRequest {})).await.unwrap().into_inner();
+    let status = door
+        .status(Request::new(StatusRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(status.enabled && status.in_sync, "{status:?}");
     assert_eq!((status.local_pods, status.policies), (1, 1));
-    let diff = door.diff(Request::new(DiffRequest {})).await.unwrap().into_inner();
+    let diff = door
+        .diff(Request::new(DiffRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(diff.lines, Vec::<String>::new());
     agent.end().await;
 }
@@ -97,7 +131,11 @@ async fn trace_tells_the_rules_a_packet_meets_and_leaves_nothing_behind() {
     let pod = bed.pod("a");
     let mut agent = Agent::start(&bed).await;
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), crate::bed::deny_ingress()])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            crate::bed::deny_ingress(),
+        ])
         .await;
     agent.gate.ready(pod.attached("s1"), None).await.unwrap();
     let door = door(&bed, &agent);
@@ -110,7 +148,11 @@ async fn trace_tells_the_rules_a_packet_meets_and_leaves_nothing_behind() {
         seconds: 10,
     };
 
-    let mut lines = door.trace(Request::new(request)).await.unwrap().into_inner();
+    let mut lines = door
+        .trace(Request::new(request))
+        .await
+        .unwrap()
+        .into_inner();
     let speak = async {
         let mut every = tokio::time::interval(std::time::Duration::from_millis(20));
         loop {

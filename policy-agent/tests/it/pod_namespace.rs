@@ -30,7 +30,11 @@ async fn rules_of_a_pod_without_a_link_on_the_node_stand_in_its_own_namespace() 
         }),
     );
     agent
-        .enforce(vec![namespace("x"), pod.object(&json!({})), marker_only.clone()])
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            marker_only.clone(),
+        ])
         .await;
     let from = udp(&bed.far(), FAR_V4, 0);
     let asked = udp(&pod.namespace, pod.v4, 80);
@@ -50,14 +54,21 @@ async fn namespace_that_went_away_holds_nobody_up() {
     let (gone_one, stays) = (bed.exclusive_pod("gone"), bed.pod("stays"));
     let mut agent = Agent::start(&bed).await;
     agent
-        .enforce(vec![namespace("x"), gone_one.object(&json!({})), stays.object(&json!({}))])
+        .enforce(vec![
+            namespace("x"),
+            gone_one.object(&json!({})),
+            stays.object(&json!({})),
+        ])
         .await;
     let mut attached = without_link(&gone_one);
     attached.netns.push_str("-that-is-not-there");
 
     let refused = agent
         .gate
-        .ready(attached, Some(tokio::time::Instant::now() + std::time::Duration::from_millis(300)))
+        .ready(
+            attached,
+            Some(tokio::time::Instant::now() + std::time::Duration::from_millis(300)),
+        )
         .await;
 
     assert!(refused.is_err(), "{refused:?}");

@@ -105,7 +105,9 @@ async fn restart_before_the_feed_has_told_all_leaves_the_kernel_alone() {
     let before = bed.listed_without_counters();
 
     let mut agent = Agent::start(&bed).await;
-    let sequence = agent.batch(vec![namespace("x"), deny_ingress()], false).await;
+    let sequence = agent
+        .batch(vec![namespace("x"), deny_ingress()], false)
+        .await;
     until("the batch was read", async || {
         agent.handle.progress().await.unwrap().seen >= sequence
     })

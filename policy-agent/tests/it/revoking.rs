@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use policy_core::object::Event;
 use serde_json::json;
 
-use crate::bed::{Agent, Bed, BedPod, FAR_V4, FAR_V6, Wants, deny_ingress, gone, namespace, policy, until};
+use crate::bed::{
+    Agent, Bed, BedPod, FAR_V4, FAR_V6, Wants, deny_ingress, gone, namespace, policy, until,
+};
 use crate::traffic::{connection, is_reset, is_silent, lives, passes, received, udp};
 
 /// Only port 81 may be reached.
@@ -31,7 +33,10 @@ async fn open_world(bed: &mut Bed, wants: Wants) -> (Agent, BedPod) {
 }
 
 async fn looked(agent: &Agent, more_than: u64) {
-    until("flows were looked at", async || agent.revoker.done().passes > more_than).await;
+    until("flows were looked at", async || {
+        agent.revoker.done().passes > more_than
+    })
+    .await;
 }
 
 // E5
@@ -91,7 +96,10 @@ async fn datagrams_stop(far: IpAddr, near: fn(&BedPod) -> IpAddr, server_first: 
     assert!(is_silent(&client));
 
     agent.enforce(vec![gone(&marker_only())]).await;
-    until("the flow lives again", async || agent.revoker.done().restored > 0).await;
+    until("the flow lives again", async || {
+        agent.revoker.done().restored > 0
+    })
+    .await;
 
     assert!(passes(&client, &server, &marker));
     server.send_to(b"again", at_client).unwrap();
@@ -177,7 +185,10 @@ async fn flow_through_a_translated_address_is_cut_by_its_real_destination() {
     for command in [
         "add table ip nat".to_owned(),
         "add chain ip nat pre { type nat hook prerouting priority -100 ; }".to_owned(),
-        format!("add rule ip nat pre ip daddr 10.45.0.1 tcp dport 8000 dnat to {}:80", pod.v4),
+        format!(
+            "add rule ip nat pre ip daddr 10.45.0.1 tcp dport 8000 dnat to {}:80",
+            pod.v4
+        ),
     ] {
         let ran = std::process::Command::new("ip")
             .args(["netns", "exec", &node, "nft", &command])

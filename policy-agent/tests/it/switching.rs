@@ -37,7 +37,9 @@ fn chains_of_another_calico_are_seen_in_the_kernel() {
     let bed = Bed::new();
     let node = bed.node();
     run(&format!("ip netns exec {node} nft add table ip filter"));
-    run(&format!("ip netns exec {node} nft add chain ip filter cali-FORWARD"));
+    run(&format!(
+        "ip netns exec {node} nft add chain ip filter cali-FORWARD"
+    ));
 
     let chains = rules::foreign_chains(&bed.place(), &settings()).unwrap();
 

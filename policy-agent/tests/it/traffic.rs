@@ -34,8 +34,10 @@ pub(crate) fn is_silent(socket: &UdpSocket) -> bool {
 /// Sends to a port that is denied and then to one that is allowed; says whether the first came. The second one is
 /// the marker: what was sent before it and has not come when it comes was dropped.
 pub(crate) fn passes(from: &UdpSocket, denied: &UdpSocket, marker: &UdpSocket) -> bool {
-    from.send_to(b"asked", denied.local_addr().unwrap()).unwrap();
-    from.send_to(b"marker", marker.local_addr().unwrap()).unwrap();
+    from.send_to(b"asked", denied.local_addr().unwrap())
+        .unwrap();
+    from.send_to(b"marker", marker.local_addr().unwrap())
+        .unwrap();
     assert_eq!(received(marker).0, b"marker");
     !is_silent(denied)
 }
@@ -75,7 +77,8 @@ pub(crate) fn lives(from: &mut TcpStream, to: &mut TcpStream) -> bool {
 
 /// Waits until the end of a connection sees a reset; the other side is made to speak until then.
 pub(crate) fn is_reset(end: &mut TcpStream) -> bool {
-    end.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    end.set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
     let deadline = std::time::Instant::now() + PATIENCE;
     while std::time::Instant::now() < deadline {
         let written = end.write_all(b"x");

@@ -65,7 +65,10 @@ impl Machine {
     /// As [`Self::transact`].
     pub fn phases(&self, changes: &[Change]) -> Result<Vec<Self>, Refusal> {
         let (sent, owners) = through_bytes(changes)?;
-        let phases = self.tables.phases(&sent).map_err(|r| by_owner(r, &owners))?;
+        let phases = self
+            .tables
+            .phases(&sent)
+            .map_err(|r| by_owner(r, &owners))?;
         Ok(phases
             .into_iter()
             .map(|tables| Self {
@@ -137,7 +140,11 @@ impl Machine {
                     target: None,
                     dynamic: true,
                 };
-                if state.members.insert(&state.set, &element, member, false).is_ok() {
+                if state
+                    .members
+                    .insert(&state.set, &element, member, false)
+                    .is_ok()
+                {
                     state.members.counts.entry(element.key).or_default().packets += 1;
                 }
             }

@@ -69,7 +69,9 @@ impl World {
         let mut documents = scene.documents();
         for number in 0..dice.between(1, 6) {
             let malformed = flavour.malformed && dice.chance(3);
-            documents.push(policies::network_policy(&mut dice, &scene, number, malformed));
+            documents.push(policies::network_policy(
+                &mut dice, &scene, number, malformed,
+            ));
         }
         if flavour.cluster && dice.chance(60) {
             for number in 0..dice.below(4) {

@@ -166,7 +166,7 @@ fn cut_protocol(
         let subset: BTreeSet<usize> = active.keys().chain(general).copied().collect();
         match out.last_mut() {
             Some(((_, _, end), same)) if end.checked_add(1) == Some(first) && *same == subset => {
-                *end = last
+                *end = last;
             }
             _ => out.push(((protocol, first, last), subset)),
         }

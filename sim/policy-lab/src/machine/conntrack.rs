@@ -108,7 +108,12 @@ impl Conntrack {
     pub fn look(&self, packet: &Packet) -> Sight {
         let tuple = Tuple::of(packet);
         if packet.protocol == 58 && matches!(packet.icmp_type(), 130..=137 | 143) {
-            return Sight { state: state::UNTRACKED, reply: false, mark: 0, flow: None };
+            return Sight {
+                state: state::UNTRACKED,
+                reply: false,
+                mark: 0,
+                flow: None,
+            };
         }
         for (id, entry) in &self.flows {
             let reply = entry.reply == tuple;
@@ -117,7 +122,11 @@ impl Conntrack {
             }
             let known = reply || entry.replied;
             return Sight {
-                state: if known { state::ESTABLISHED } else { state::NEW },
+                state: if known {
+                    state::ESTABLISHED
+                } else {
+                    state::NEW
+                },
                 reply,
                 mark: entry.mark,
                 flow: Some(*id),
@@ -132,7 +141,11 @@ impl Conntrack {
             };
         }
         Sight {
-            state: if Self::begins(packet) { state::NEW } else { state::INVALID },
+            state: if Self::begins(packet) {
+                state::NEW
+            } else {
+                state::INVALID
+            },
             reply: false,
             mark: 0,
             flow: None,
@@ -141,14 +154,18 @@ impl Conntrack {
 
     /// An ICMP error tells of a flow of the host that it is sent to.
     fn told_of(&self, packet: &Packet) -> Option<usize> {
-        let error = matches!((packet.protocol, packet.icmp_type()), (1, 3 | 11 | 12) | (58, 1..=4));
+        let error = matches!(
+            (packet.protocol, packet.icmp_type()),
+            (1, 3 | 11 | 12) | (58, 1..=4)
+        );
         if !error {
             return None;
         }
         self.flows
             .iter()
             .find(|(_, entry)| {
-                entry.original.source == packet.destination || entry.reply.source == packet.destination
+                entry.original.source == packet.destination
+                    || entry.reply.source == packet.destination
             })
             .map(|(id, _)| *id)
     }
@@ -179,7 +196,9 @@ impl Conntrack {
     pub fn pass(&mut self, packet: &Packet, translated: Option<(IpAddr, u16)>) {
         let sight = self.look(packet);
         if let Some(id) = sight.flow {
-            if sight.reply && let Some(entry) = self.flows.get_mut(&id) {
+            if sight.reply
+                && let Some(entry) = self.flows.get_mut(&id)
+            {
                 entry.replied = true;
             }
             return;
@@ -226,7 +245,13 @@ mod tests {
 
     #[test]
     fn conntrack_of_a_flow_is_new_until_answered_and_related_for_its_errors() {
-        let packet = Packet::new("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap(), 17, 9, 53);
+        let packet = Packet::new(
+            "10.0.0.1".parse().unwrap(),
+            "10.0.0.2".parse().unwrap(),
+            17,
+            9,
+            53,
+        );
         let mut table = Conntrack::default();
         assert_eq!(table.look(&packet).state, state::NEW);
         assert_eq!(table.look(&packet.reply()).state, state::NEW);
@@ -245,7 +270,13 @@ mod tests {
 
     #[test]
     fn conntrack_of_a_translated_flow_knows_its_answer_by_the_real_address() {
-        let packet = Packet::new("10.0.0.1".parse().unwrap(), "172.16.0.1".parse().unwrap(), 6, 9, 80);
+        let packet = Packet::new(
+            "10.0.0.1".parse().unwrap(),
+            "172.16.0.1".parse().unwrap(),
+            6,
+            9,
+            80,
+        );
         let mut table = Conntrack::default();
         table.pass(&packet, Some(("10.0.0.2".parse().unwrap(), 8080)));
         let answer = Packet::new("10.0.0.2".parse().unwrap(), packet.source, 6, 8080, 9);

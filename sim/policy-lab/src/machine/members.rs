@@ -91,7 +91,11 @@ impl Members {
             self.boxed(set, &element.key, last)?
         } else if element.interval_end {
             if self.ends.contains(&element.key) {
-                return if exclusive { Err(Errno::Exists) } else { Ok(()) };
+                return if exclusive {
+                    Err(Errno::Exists)
+                } else {
+                    Ok(())
+                };
             }
             self.ends.insert(element.key.clone());
             return Ok(());
@@ -224,7 +228,9 @@ fn within(fields: &[Field], first: &Key, last: &Key, key: &Key) -> bool {
 }
 
 fn ordered(fields: &[Field], first: &Key, last: &Key) -> bool {
-    parts(fields, first).zip(parts(fields, last)).all(|(a, b)| a <= b)
+    parts(fields, first)
+        .zip(parts(fields, last))
+        .all(|(a, b)| a <= b)
 }
 
 fn overlap(fields: &[Field], a: (&Key, &Key), b: (&Key, &Key)) -> bool {

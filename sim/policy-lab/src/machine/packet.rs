@@ -77,7 +77,11 @@ impl Packet {
         } else {
             (out.source_port, out.destination_port) = (self.destination_port, self.source_port);
         }
-        out.flags = if self.flags & SYN != 0 { SYN | ACK } else { ACK };
+        out.flags = if self.flags & SYN != 0 {
+            SYN | ACK
+        } else {
+            ACK
+        };
         out
     }
 
@@ -93,7 +97,11 @@ impl Packet {
 
     /// `ETH_P_*` of the packet.
     pub const fn ether_type(&self) -> u16 {
-        if self.source.is_ipv4() { 0x0800 } else { 0x86dd }
+        if self.source.is_ipv4() {
+            0x0800
+        } else {
+            0x86dd
+        }
     }
 
     /// The link header: Ethernet between made-up stations.
@@ -143,7 +151,9 @@ impl Packet {
         out.extend(self.source_port.to_be_bytes());
         out.extend(self.destination_port.to_be_bytes());
         match self.protocol {
-            6 => out.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]),
+            6 => out.extend([
+                0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0,
+            ]),
             17 => out.extend([0, 8, 0, 0]),
             _ => out.extend([0; 8]),
         }

@@ -209,13 +209,15 @@ impl Tables {
     pub fn after(&self, changes: &[Change]) -> Result<Self, Refusal> {
         let mut next = self.clone();
         for (index, change) in changes.iter().enumerate() {
-            next.change(change).map_err(|(errno, what)| Refusal::Change {
-                index,
-                errno,
-                what: format!("{}: {what}", change.label()),
-            })?;
+            next.change(change)
+                .map_err(|(errno, what)| Refusal::Change {
+                    index,
+                    errno,
+                    what: format!("{}: {what}", change.label()),
+                })?;
         }
-        next.check().map_err(|(errno, what)| Refusal::Whole { errno, what })?;
+        next.check()
+            .map_err(|(errno, what)| Refusal::Whole { errno, what })?;
         next.commit();
         Ok(next)
     }
@@ -241,7 +243,11 @@ impl Tables {
             } => {
                 let id = self.chain_id(table, chain)?;
                 let list = self.rules(id);
-                let rest: Vec<_> = list.iter().filter(|l| l.handle != *handle).cloned().collect();
+                let rest: Vec<_> = list
+                    .iter()
+                    .filter(|l| l.handle != *handle)
+                    .cloned()
+                    .collect();
                 if rest.len() == list.len() {
                     return fault(Errno::NoEntry, format!("no rule {handle}"));
                 }
@@ -252,7 +258,10 @@ impl Tables {
             Change::DeleteSet { table, name } => self.delete_set(table, name),
             Change::FlushSet { table, name } => {
                 let id = self.set_id(table, name)?;
-                let targets = self.set_mut(id).map(|s| s.members.clear()).unwrap_or_default();
+                let targets = self
+                    .set_mut(id)
+                    .map(|s| s.members.clear())
+                    .unwrap_or_default();
                 for target in targets {
                     self.release(Some(target));
                 }
@@ -320,7 +329,10 @@ impl Tables {
             };
         }
         table.chains.insert(Name::clone(&chain.name), id);
-        let empty = Arc::new(Laws { version: 0, list: Vec::new() });
+        let empty = Arc::new(Laws {
+            version: 0,
+            list: Vec::new(),
+        });
         let state = ChainState {
             chain: chain.clone(),
             slots: [Arc::clone(&empty), empty],
@@ -425,9 +437,7 @@ impl Tables {
             Expr::CounterRef { name } | Expr::CounterMap { map: name, .. } => {
                 fault(Errno::NoEntry, format!("no object {name}"))
             }
-            Expr::Other { name, .. } => {
-                fault(Errno::NoEntry, format!("no expression {name} here"))
-            }
+            Expr::Other { name, .. } => fault(Errno::NoEntry, format!("no expression {name} here")),
             Expr::Meta { .. }
             | Expr::MetaSet { .. }
             | Expr::Ct { .. }
@@ -494,7 +504,10 @@ impl Tables {
         if self.uses.contains_key(&id) {
             return fault(Errno::Busy, "a rule refers to the set");
         }
-        let targets = self.set_mut(id).map(|s| s.members.clear()).unwrap_or_default();
+        let targets = self
+            .set_mut(id)
+            .map(|s| s.members.clear())
+            .unwrap_or_default();
         for target in targets {
             self.release(Some(target));
         }
@@ -534,7 +547,11 @@ impl Tables {
                 .insert(set, element, member, exclusive)
                 .map_err(|errno| (errno, format!("element {:?}", element.key)))?;
             let added = members.len() > before;
-            if added && set.size.is_some_and(|most| usize::try_from(most).is_ok_and(|m| members.len() > m)) {
+            if added
+                && set
+                    .size
+                    .is_some_and(|most| usize::try_from(most).is_ok_and(|m| members.len() > m))
+            {
                 return fault(Errno::TooMany, "the set is full");
             }
             if added {

@@ -55,7 +55,10 @@ fn base() -> Vec<Change> {
 fn profile(name: &str) -> Vec<Change> {
     vec![
         chain(name),
-        rule(name, line().member(&[Load::Source(Ip::V4)], "peers").accept()),
+        rule(
+            name,
+            line().member(&[Load::Source(Ip::V4)], "peers").accept(),
+        ),
         rule(name, line().counter().drop()),
     ]
 }
@@ -65,7 +68,10 @@ fn ready() -> Machine {
     machine.transact(&base()).unwrap();
     machine.transact(&profile("old")).unwrap();
     machine
-        .transact(&[Change::CreateElements(elements("to_pod", vec![leads("cali1", "old")]))])
+        .transact(&[Change::CreateElements(elements(
+            "to_pod",
+            vec![leads("cali1", "old")],
+        ))])
         .unwrap();
     machine
 }
@@ -93,13 +99,29 @@ fn errno(result: Result<(), Refusal>) -> Errno {
 fn packet_is_judged_by_the_chain_of_its_link_and_answers_pass() {
     let mut machine = ready();
     let dropped = machine.send(&syn(), &way());
-    assert_eq!(dropped, Fate::Dropped { chain: "old".into() });
+    assert_eq!(
+        dropped,
+        Fate::Dropped {
+            chain: "old".into()
+        }
+    );
     assert_eq!(machine.counters.values().sum::<u64>(), 1);
-    let peer = Change::AddElements(elements("peers", vec![Element::member(Key::address(syn().source))]));
+    let peer = Change::AddElements(elements(
+        "peers",
+        vec![Element::member(Key::address(syn().source))],
+    ));
     machine.transact(&[peer]).unwrap();
     assert!(machine.send(&syn(), &way()).passed());
-    assert!(machine.send(&syn().reply(), &Path::forward("cali1", "eth0")).passed());
-    assert!(machine.send(&syn(), &Path::forward("eth0", "cali2")).passed());
+    assert!(
+        machine
+            .send(&syn().reply(), &Path::forward("cali1", "eth0"))
+            .passed()
+    );
+    assert!(
+        machine
+            .send(&syn(), &Path::forward("eth0", "cali2"))
+            .passed()
+    );
 }
 
 #[test]
@@ -108,7 +130,17 @@ fn transaction_with_one_fault_changes_nothing() {
     let before = machine.clone();
     let changes = [chain("new"), rule("absent", line().accept())];
     let refusal = machine.transact(&changes).unwrap_err();
-    assert!(matches!(refusal, Refusal::Change { index: 1, errno: Errno::NoEntry, .. }), "{refusal}");
+    assert!(
+        matches!(
+            refusal,
+            Refusal::Change {
+                index: 1,
+                errno: Errno::NoEntry,
+                ..
+            }
+        ),
+        "{refusal}"
+    );
     assert_eq!(machine, before);
 }
 
@@ -130,7 +162,10 @@ fn transaction_that_the_kernel_refuses_is_refused() {
         (vec![delete_chain("absent")], Errno::NoEntry),
         (vec![delete_set("peers")], Errno::Busy),
         (vec![delete_set("to_pod")], Errno::Busy),
-        (vec![Change::CreateElements(elements("to_pod", element()))], Errno::Exists),
+        (
+            vec![Change::CreateElements(elements("to_pod", element()))],
+            Errno::Exists,
+        ),
         (
             vec![
                 chain("other"),
@@ -139,18 +174,39 @@ fn transaction_that_the_kernel_refuses_is_refused() {
             Errno::Exists,
         ),
         (
-            vec![Change::AddElements(elements("to_pod", vec![leads("cali9", "absent")]))],
+            vec![Change::AddElements(elements(
+                "to_pod",
+                vec![leads("cali9", "absent")],
+            ))],
             Errno::NoEntry,
         ),
         (
-            vec![Change::DeleteElements(elements("to_pod", vec![leads("cali9", "old")]))],
+            vec![Change::DeleteElements(elements(
+                "to_pod",
+                vec![leads("cali9", "old")],
+            ))],
             Errno::NoEntry,
         ),
         (vec![rule("old", line().jump("ing"))], Errno::Unsupported),
-        (vec![rule("old", line().member(&[Load::Source(Ip::V4)], "absent"))], Errno::NoEntry),
-        (vec![rule("old", line().protocol(6).reset())], Errno::Unsupported),
         (
-            vec![chain("a"), chain("b"), rule("a", line().jump("b")), rule("b", line().jump("a")), rule("old", line().jump("a"))],
+            vec![rule(
+                "old",
+                line().member(&[Load::Source(Ip::V4)], "absent"),
+            )],
+            Errno::NoEntry,
+        ),
+        (
+            vec![rule("old", line().protocol(6).reset())],
+            Errno::Unsupported,
+        ),
+        (
+            vec![
+                chain("a"),
+                chain("b"),
+                rule("a", line().jump("b")),
+                rule("b", line().jump("a")),
+                rule("old", line().jump("a")),
+            ],
             Errno::Deep,
         ),
     ];
@@ -170,20 +226,31 @@ fn element_deleted_and_added_in_one_transaction_leads_to_the_other_chain() {
             Change::AddElements(elements("to_pod", vec![leads("cali1", "new")])),
         ])
         .unwrap();
-    assert_eq!(machine.send(&syn(), &way()), Fate::Dropped { chain: "new".into() });
+    assert_eq!(
+        machine.send(&syn(), &way()),
+        Fate::Dropped {
+            chain: "new".into()
+        }
+    );
     let (table, name) = (table(), "old".into());
-    machine.transact(&[Change::DeleteChain { table, name }]).unwrap();
+    machine
+        .transact(&[Change::DeleteChain { table, name }])
+        .unwrap();
 }
 
 #[test]
 fn ranges_that_overlap_are_refused_and_others_are_found() {
     let mut machine = Machine::new();
     let set = |name: &str| Change::CreateSet(Set::intervals(&table(), name, &[Field::Ipv4]));
-    machine.transact(&[Change::AddTable(Table::new(table())), set("b")]).unwrap();
+    machine
+        .transact(&[Change::AddTable(Table::new(table())), set("b")])
+        .unwrap();
     let range = |a: &str, b: &str| Element::addresses(address(a), address(b));
     let mut two = range("10.0.0.0", "10.0.0.255");
     two.extend(range("255.0.0.0", "255.255.255.255"));
-    machine.transact(&[Change::AddElements(elements("b", two))]).unwrap();
+    machine
+        .transact(&[Change::AddElements(elements("b", two))])
+        .unwrap();
     let overlap = range("10.0.0.128", "10.0.1.255");
     let refused = machine.transact(&[Change::AddElements(elements("b", overlap))]);
     assert_eq!(errno(refused), Errno::Exists);
@@ -202,7 +269,11 @@ fn boxes_of_protocol_and_ports_are_found_by_both_parts() {
     let mut set = Set::intervals(&table(), "pm", &[Field::Proto, Field::Service]);
     set.kind = nft_wire::set::Kind::Verdicts;
     machine
-        .transact(&[Change::AddTable(Table::new(table())), Change::CreateSet(set), chain("c")])
+        .transact(&[
+            Change::AddTable(Table::new(table())),
+            Change::CreateSet(set),
+            chain("c"),
+        ])
         .unwrap();
     let key = |protocol, port| Key::of(&[Part::Proto(protocol), Part::Service(port)]);
     let entry = |first, last| {
@@ -211,12 +282,20 @@ fn boxes_of_protocol_and_ports_are_found_by_both_parts() {
         element
     };
     machine
-        .transact(&[Change::AddElements(elements("pm", vec![entry(80, 90), entry(91, 91)]))])
+        .transact(&[Change::AddElements(elements(
+            "pm",
+            vec![entry(80, 90), entry(91, 91)],
+        ))])
         .unwrap();
     let refused = machine.transact(&[Change::AddElements(elements("pm", vec![entry(90, 95)]))]);
     assert_eq!(errno(refused), Errno::Exists);
     let state = machine.tables.sets().next().unwrap();
-    let has = |protocol, port| state.members.find(&state.set, key(protocol, port).as_bytes()).is_some();
+    let has = |protocol, port| {
+        state
+            .members
+            .find(&state.set, key(protocol, port).as_bytes())
+            .is_some()
+    };
     assert!(has(6, 80) && has(6, 90) && has(6, 91));
     assert!(!has(6, 92) && !has(17, 80));
 }
@@ -231,11 +310,22 @@ fn full_dynamic_set_ends_the_rule_so_that_a_drop_behind_it_never_happens() {
     changes.extend([
         Change::CreateSet(set),
         chain("deny"),
-        rule("deny", line().record(&[Load::Source(Ip::V4)], "denied").drop()),
+        rule(
+            "deny",
+            line().record(&[Load::Source(Ip::V4)], "denied").drop(),
+        ),
         Change::AddElements(elements("to_pod", vec![leads("cali1", "deny")])),
     ]);
     machine.transact(&changes).unwrap();
-    let from = |last: u8| Packet::new(IpAddr::from([10, 0, 0, last]), address("10.0.0.9"), 6, 1, 80);
+    let from = |last: u8| {
+        Packet::new(
+            IpAddr::from([10, 0, 0, last]),
+            address("10.0.0.9"),
+            6,
+            1,
+            80,
+        )
+    };
     assert!(!machine.send(&from(1), &way()).passed());
     assert!(!machine.send(&from(2), &way()).passed());
     assert!(!machine.send(&from(1), &way()).passed());
@@ -281,10 +371,17 @@ fn phases(mut machine: Machine, transactions: &[Vec<Change>]) -> Vec<Machine> {
 
 #[test]
 fn chain_created_first_and_led_to_later_lets_nothing_through() {
-    let plan = [profile("new"), moved("new").to_vec(), old_chain_gone().to_vec()];
+    let plan = [
+        profile("new"),
+        moved("new").to_vec(),
+        old_chain_gone().to_vec(),
+    ];
     let phases = phases(ready(), &plan);
     assert_eq!(phases.len(), 13);
-    assert_eq!(Machine::fates(&syn(), &way(), &phases), BTreeSet::from([false]));
+    assert_eq!(
+        Machine::fates(&syn(), &way(), &phases),
+        BTreeSet::from([false])
+    );
 }
 
 #[test]
@@ -292,7 +389,10 @@ fn chain_created_and_led_to_in_one_transaction_leaks() {
     let mut at_once = profile("new");
     at_once.extend(moved("new"));
     let phases = phases(ready(), &[at_once]);
-    assert_eq!(Machine::fates(&syn(), &way(), &phases), BTreeSet::from([false, true]));
+    assert_eq!(
+        Machine::fates(&syn(), &way(), &phases),
+        BTreeSet::from([false, true])
+    );
 }
 
 #[test]
@@ -300,9 +400,15 @@ fn table_replaced_in_one_transaction_leaks() {
     let mut replacement = vec![Change::DeleteTable(table())];
     replacement.extend(base());
     replacement.extend(profile("old"));
-    replacement.push(Change::AddElements(elements("to_pod", vec![leads("cali1", "old")])));
+    replacement.push(Change::AddElements(elements(
+        "to_pod",
+        vec![leads("cali1", "old")],
+    )));
     let phases = phases(ready(), &[replacement]);
-    assert_eq!(Machine::fates(&syn(), &way(), &phases), BTreeSet::from([false, true]));
+    assert_eq!(
+        Machine::fates(&syn(), &way(), &phases),
+        BTreeSet::from([false, true])
+    );
 }
 
 #[test]
@@ -311,8 +417,14 @@ fn chain_whose_rules_are_replaced_in_one_transaction_lets_nothing_through() {
         table: table(),
         name: "old".into(),
     }];
-    flush.push(rule("old", line().member(&[Load::Source(Ip::V4)], "peers").accept()));
+    flush.push(rule(
+        "old",
+        line().member(&[Load::Source(Ip::V4)], "peers").accept(),
+    ));
     flush.push(rule("old", line().drop()));
     let phases = phases(ready(), &[flush.clone(), flush]);
-    assert_eq!(Machine::fates(&syn(), &way(), &phases), BTreeSet::from([false]));
+    assert_eq!(
+        Machine::fates(&syn(), &way(), &phases),
+        BTreeSet::from([false])
+    );
 }

@@ -10,9 +10,7 @@ mod load;
 use std::sync::Arc;
 
 use nft_wire::chain::{Hook, Policy};
-use nft_wire::expr::{
-    ByteorderOp, CmpOp, CtKey, DynsetOp, Expr, Register, Reject,
-};
+use nft_wire::expr::{ByteorderOp, CmpOp, CtKey, DynsetOp, Expr, Register, Reject};
 use nft_wire::key::key_len;
 use nft_wire::name::Name;
 use nft_wire::verdict::Verdict;
@@ -339,7 +337,13 @@ impl Walk {
 
     fn bytes(&self, from: Register, len: usize) -> Vec<u8> {
         let start = usize::from(from.word()) * 4;
-        self.registers.iter().flatten().copied().skip(start).take(len).collect()
+        self.registers
+            .iter()
+            .flatten()
+            .copied()
+            .skip(start)
+            .take(len)
+            .collect()
     }
 
     /// Loads bytes; the rest of the last word becomes zero.
@@ -374,7 +378,10 @@ impl Walk {
             Expr::MetaSet { .. } => Next::Expr,
             Expr::CtSet { key, from } => {
                 if *key == CtKey::Mark {
-                    let mark = self.bytes(*from, 4).try_into().map_or(0, u32::from_ne_bytes);
+                    let mark = self
+                        .bytes(*from, 4)
+                        .try_into()
+                        .map_or(0, u32::from_ne_bytes);
                     self.effects.push(Effect::Mark(mark));
                 }
                 Next::Expr
@@ -396,7 +403,8 @@ impl Walk {
                 high,
             } => {
                 let value = self.bytes(*from, low.len());
-                let inside = low.as_slice() <= value.as_slice() && value.as_slice() <= high.as_slice();
+                let inside =
+                    low.as_slice() <= value.as_slice() && value.as_slice() <= high.as_slice();
                 yes(inside != *inverted)
             }
             Expr::Bitwise {
@@ -406,8 +414,12 @@ impl Walk {
                 xor,
             } => {
                 let value = self.bytes(*from, mask.len());
-                let out: Vec<u8> =
-                    value.iter().zip(mask).zip(xor).map(|((v, m), x)| (v & m) ^ x).collect();
+                let out: Vec<u8> = value
+                    .iter()
+                    .zip(mask)
+                    .zip(xor)
+                    .map(|((v, m), x)| (v & m) ^ x)
+                    .collect();
                 self.load(*to, &out)
             }
             Expr::Byteorder {

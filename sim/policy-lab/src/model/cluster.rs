@@ -144,7 +144,11 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn fill(&mut self, documents: &[Value], tamper: &mut dyn Tamper) -> Result<(), Box<Trouble>> {
+    pub fn fill(
+        &mut self,
+        documents: &[Value],
+        tamper: &mut dyn Tamper,
+    ) -> Result<(), Box<Trouble>> {
         self.list(documents, tamper);
         self.settle(tamper)
     }
@@ -204,7 +208,9 @@ impl Cluster {
             let gone: Vec<PodKey> = node
                 .placed
                 .iter()
-                .filter(|(key, old)| wanted.get(*key).map(|w| &w.attachment) != Some(&old.attachment))
+                .filter(|(key, old)| {
+                    wanted.get(*key).map(|w| &w.attachment) != Some(&old.attachment)
+                })
                 .map(|(key, _)| key.clone())
                 .collect();
             // A replaced pod's old sandbox is removed after the new one came: the late DEL must do no harm.
@@ -261,7 +267,9 @@ impl Cluster {
             let to = match &probe.destination {
                 Place::Pod { .. } if same => place_link(&probe.destination),
                 Place::Node { .. } if same => None,
-                Place::Pod { .. } | Place::Node { .. } | Place::Outside(_) => Some(UPLINK.to_owned()),
+                Place::Pod { .. } | Place::Node { .. } | Place::Outside(_) => {
+                    Some(UPLINK.to_owned())
+                }
             };
             let from = place_link(&probe.source);
             out.extend(path(from, to).map(|path| (node, path)));
@@ -338,7 +346,10 @@ impl Node {
             lines.push(format!("table {} {:?}", table.at, table.flags));
         }
         for (chain, laws) in self.machine.tables.chains() {
-            lines.push(format!("chain {} {} {:?}", chain.table, chain.name, chain.base));
+            lines.push(format!(
+                "chain {} {} {:?}",
+                chain.table, chain.name, chain.base
+            ));
             for (number, law) in laws.list.iter().enumerate() {
                 lines.push(format!(
                     "rule {} {} {number:04} {:?}",
@@ -355,7 +366,11 @@ impl Node {
                 let values = element.key.values(&state.set.key);
                 lines.push(format!(
                     "element {} {} {values:?} {:?} {:?} {}",
-                    state.set.table, state.set.name, element.end, element.verdict, element.interval_end
+                    state.set.table,
+                    state.set.name,
+                    element.end,
+                    element.verdict,
+                    element.interval_end
                 ));
             }
         }
@@ -377,7 +392,8 @@ pub fn adopt(engine: &mut Engine, machine: &Machine, target: &Target) {
 pub fn placements(documents: &[Value], node: &str) -> BTreeMap<PodKey, LocalPod> {
     let mut out: BTreeMap<PodKey, LocalPod> = BTreeMap::new();
     for document in documents.iter().filter(|d| probes::is_kind(d, "Pod")) {
-        let Parsed::Object(policy_core::object::Object::Pod(pod)) = parse::document(document) else {
+        let Parsed::Object(policy_core::object::Object::Pod(pod)) = parse::document(document)
+        else {
             continue;
         };
         if pod.host_network || pod.finished || *pod.node != *node {
@@ -417,7 +433,9 @@ fn key_of(object: &policy_core::object::Object) -> ObjectKey {
 
 fn place_link(place: &Place) -> Option<String> {
     match place {
-        Place::Pod { namespace, name, .. } => Some(link(&PodKey::new(namespace, name))),
+        Place::Pod {
+            namespace, name, ..
+        } => Some(link(&PodKey::new(namespace, name))),
         Place::Node { .. } | Place::Outside(_) => None,
     }
 }

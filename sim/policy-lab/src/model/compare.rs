@@ -80,7 +80,8 @@ pub fn question(probe: &Probe) -> oracle::Probe {
         Payload::Echo | Payload::Neighbour(_) => (oracle::Protocol::Icmp, 0),
         Payload::Other(protocol) => (oracle::Protocol::Other(protocol), 0),
     };
-    oracle::Probe::new(end(&probe.source), end(&probe.destination), protocol, port).from_port(40_000)
+    oracle::Probe::new(end(&probe.source), end(&probe.destination), protocol, port)
+        .from_port(40_000)
 }
 
 /// Whether the machines let the probe through, and the chains it went through.
@@ -89,7 +90,10 @@ pub fn measured(cluster: &Cluster, probe: &Probe) -> (bool, String) {
     let mut trail = String::new();
     for (node, path) in cluster.ways(probe) {
         let (fate, walk) = node.machine.judge(&packet, &path);
-        write_line(&mut trail, &format!("  {}: {path:?}: {:?}: {fate:?}", node.name, walk.trail));
+        write_line(
+            &mut trail,
+            &format!("  {}: {path:?}: {:?}: {fate:?}", node.name, walk.trail),
+        );
         if !fate.passed() {
             return (false, trail);
         }
@@ -121,7 +125,9 @@ fn judged(cluster: &Cluster, probe: &Probe, direction: Direction) -> Option<bool
         return None;
     }
     // Traffic of the node to its own pods is no matter of profiles.
-    if direction == Direction::Ingress && matches!(other, Place::Node { node: far, .. } if far == node) {
+    if direction == Direction::Ingress
+        && matches!(other, Place::Node { node: far, .. } if far == node)
+    {
         return None;
     }
     let packet = packet(probe);
@@ -141,7 +147,12 @@ fn judged(cluster: &Cluster, probe: &Probe, direction: Direction) -> Option<bool
 }
 
 /// Compares one probe; the text is there when somebody disagrees.
-pub fn one(cluster: &Cluster, oracle: &Oracle, probe: &Probe, tally: &mut Tally) -> Option<Mismatch> {
+pub fn one(
+    cluster: &Cluster,
+    oracle: &Oracle,
+    probe: &Probe,
+    tally: &mut Tally,
+) -> Option<Mismatch> {
     let expected = oracle.decide(&question(probe));
     let (passed, trail) = measured(cluster, probe);
     let egress = judged(cluster, probe, Direction::Egress);
@@ -157,11 +168,17 @@ pub fn one(cluster: &Cluster, oracle: &Oracle, probe: &Probe, tally: &mut Tally)
     let mut text = format!("{probe}\n");
     write_line(&mut text, &format!(" oracle: allowed {}", expected.allowed));
     for (name, side) in [("egress", &expected.egress), ("ingress", &expected.ingress)] {
-        write_line(&mut text, &format!("  {name}: {} {:?}", side.allowed, side.reasons));
+        write_line(
+            &mut text,
+            &format!("  {name}: {} {:?}", side.allowed, side.reasons),
+        );
     }
     write_line(&mut text, &format!(" machine: passed {passed}"));
     text.push_str(&trail);
-    write_line(&mut text, &format!(" engine.judge: egress {egress:?} ingress {ingress:?}"));
+    write_line(
+        &mut text,
+        &format!(" engine.judge: egress {egress:?} ingress {ingress:?}"),
+    );
     Some(Mismatch {
         probe: Some(Box::new(probe.clone())),
         text,
@@ -237,7 +254,8 @@ fn fails(documents: &[Value], mismatch: &Mismatch, tamper: &mut dyn Tamper) -> O
         (Ok(cluster), Some(probe)) => {
             // The ends must still be what they were.
             let places = probes::places(documents);
-            let there = |place: &Place| matches!(place, Place::Outside(_)) || places.contains(place);
+            let there =
+                |place: &Place| matches!(place, Place::Outside(_)) || places.contains(place);
             if !there(&probe.source) || !there(&probe.destination) {
                 return None;
             }

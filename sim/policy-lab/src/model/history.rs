@@ -79,15 +79,16 @@ fn round(
         cluster.happen(happening, tamper);
     }
     let mut moments: BTreeMap<String, Vec<Machine>> = BTreeMap::new();
-    cluster
-        .settle_seen(tamper, &mut |node: &Node, changes| {
-            if looks.moments && let Ok(phases) = node.machine.phases(changes) {
-                moments
-                    .entry(node.name.clone())
-                    .or_insert_with(|| vec![node.machine.clone()])
-                    .extend(phases);
-            }
-        })?;
+    cluster.settle_seen(tamper, &mut |node: &Node, changes| {
+        if looks.moments
+            && let Ok(phases) = node.machine.phases(changes)
+        {
+            moments
+                .entry(node.name.clone())
+                .or_insert_with(|| vec![node.machine.clone()])
+                .extend(phases);
+        }
+    })?;
     let oracle = Oracle::from_documents(cluster.documents.iter().cloned());
     let places = probes::places(&cluster.documents);
     let probes = probes::some(dice, &places, looks.probes);
@@ -106,7 +107,11 @@ fn round(
     if looks.content {
         tally.states += 1;
         let fresh = Cluster::of(&cluster.documents, &mut Honest)?;
-        differ("incremental and from scratch", &contents(&fresh), &contents(cluster))?;
+        differ(
+            "incremental and from scratch",
+            &contents(&fresh),
+            &contents(cluster),
+        )?;
     }
     Ok(())
 }
@@ -124,7 +129,10 @@ fn leak(
     if !there(&probe.source) || !there(&probe.destination) {
         return Ok(());
     }
-    let (was, is) = (before.decide(&question(probe)), after.decide(&question(probe)));
+    let (was, is) = (
+        before.decide(&question(probe)),
+        after.decide(&question(probe)),
+    );
     let egress = !was.egress.allowed && !is.egress.allowed;
     let ingress = !was.ingress.allowed && !is.ingress.allowed;
     let packet = packet(probe);
@@ -166,8 +174,16 @@ fn differ(
         if wanted == found {
             continue;
         }
-        let missing: Vec<&String> = wanted.iter().filter(|line| !found.contains(line)).take(12).collect();
-        let surplus: Vec<&String> = found.iter().filter(|line| !wanted.contains(line)).take(12).collect();
+        let missing: Vec<&String> = wanted
+            .iter()
+            .filter(|line| !found.contains(line))
+            .take(12)
+            .collect();
+        let surplus: Vec<&String> = found
+            .iter()
+            .filter(|line| !wanted.contains(line))
+            .take(12)
+            .collect();
         return Err(Mismatch {
             probe: None,
             text: format!("{what}: {node}: missing {missing:#?}, too many {surplus:#?}"),

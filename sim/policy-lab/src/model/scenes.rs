@@ -11,7 +11,12 @@ use crate::model::compare::{Tally, packet, question};
 use crate::random::probes::{Payload, Probe};
 
 /// Follows one probe; a text says what went wrong.
-pub fn play(cluster: &Cluster, oracle: &Oracle, probe: &Probe, tally: &mut Tally) -> Option<String> {
+pub fn play(
+    cluster: &Cluster,
+    oracle: &Oracle,
+    probe: &Probe,
+    tally: &mut Tally,
+) -> Option<String> {
     let (Payload::Tcp(_) | Payload::Udp(_)) = probe.payload else {
         return None;
     };
@@ -44,10 +49,17 @@ fn revoked(cluster: &Cluster, probe: &Probe) -> Option<String> {
         for (what, packet, way) in [
             ("first packet", &first, &path),
             ("answer", &answer, &answers),
-            ("packet after the answer", &first.clone().with_flags(ACK), &path),
+            (
+                "packet after the answer",
+                &first.clone().with_flags(ACK),
+                &path,
+            ),
         ] {
             if !machine.send(packet, way).passed() {
-                return Some(format!("the {what} of an allowed flow did not pass {}", node.name));
+                return Some(format!(
+                    "the {what} of an allowed flow did not pass {}",
+                    node.name
+                ));
             }
         }
         if !machine.conntrack.mark(&Tuple::of(&first), bit, bit) {
@@ -61,12 +73,17 @@ fn revoked(cluster: &Cluster, probe: &Probe) -> Option<String> {
                 return Some(format!("the {what} of a revoked flow passed {}", node.name));
             }
         }
-        if first.protocol == 6 && let Some(text) = resets(&mut machine, &first, &path) {
+        if first.protocol == 6
+            && let Some(text) = resets(&mut machine, &first, &path)
+        {
             return Some(format!("{text} on {}", node.name));
         }
         machine.conntrack.mark(&Tuple::of(&first), 0, bit);
         if !machine.send(&first.clone().with_flags(ACK), &path).passed() {
-            return Some(format!("an allowed flow did not come back on {}", node.name));
+            return Some(format!(
+                "an allowed flow did not come back on {}",
+                node.name
+            ));
         }
     }
     None
@@ -74,10 +91,7 @@ fn revoked(cluster: &Cluster, probe: &Probe) -> Option<String> {
 
 /// The resets that the node makes for a revoked flow go out to both ends.
 fn resets(machine: &mut Machine, first: &Packet, path: &Path) -> Option<String> {
-    let ends = [
-        (path.from(), first.reply()),
-        (path.to(), first.clone()),
-    ];
+    let ends = [(path.from(), first.reply()), (path.to(), first.clone())];
     for (link, packet) in ends {
         let Some(link) = link else { continue };
         let reset = packet.with_flags(RST | ACK);
@@ -99,7 +113,10 @@ fn flooded(cluster: &Cluster, oracle: &Oracle, probe: &Probe) -> Option<String> 
         probe.payload = match probe.payload {
             Payload::Tcp(_) => Payload::Tcp(port),
             Payload::Udp(_) => Payload::Udp(port),
-            other @ (Payload::Sctp(_) | Payload::Echo | Payload::Neighbour(_) | Payload::Other(_)) => other,
+            other @ (Payload::Sctp(_)
+            | Payload::Echo
+            | Payload::Neighbour(_)
+            | Payload::Other(_)) => other,
         };
         if oracle.decide(&question(&probe)).allowed {
             continue;
@@ -111,7 +128,9 @@ fn flooded(cluster: &Cluster, oracle: &Oracle, probe: &Probe) -> Option<String> 
             .zip(&mut machines)
             .all(|((_, path), machine)| machine.send(&packet, path).passed());
         if through {
-            return Some(format!("denied packet number {sent} passed, to port {port}"));
+            return Some(format!(
+                "denied packet number {sent} passed, to port {port}"
+            ));
         }
         if sent >= limit {
             break;

@@ -37,7 +37,10 @@ fn policy(mistake: Mistake, policy: &mut Policy) {
         policy.ingress = None;
         policy.egress = None;
     }
-    for rules in [&mut policy.ingress, &mut policy.egress].into_iter().flatten() {
+    for rules in [&mut policy.ingress, &mut policy.egress]
+        .into_iter()
+        .flatten()
+    {
         if mistake == Mistake::EmptyRulesAllow && kubernetes && rules.is_empty() {
             rules.push(Rule {
                 name: "0".into(),
@@ -165,14 +168,22 @@ fn names(documents: &[Value]) -> BTreeMap<String, Vec<(String, Value)>> {
     let mut out: BTreeMap<String, Vec<(String, Value)>> = BTreeMap::new();
     for pod in documents.iter().filter(|d| is_kind(d, "Pod")) {
         let containers = pod.pointer("/spec/containers").and_then(Value::as_array);
-        for port in containers.into_iter().flatten().filter_map(|c| c.get("ports")?.as_array()).flatten() {
+        for port in containers
+            .into_iter()
+            .flatten()
+            .filter_map(|c| c.get("ports")?.as_array())
+            .flatten()
+        {
             let (Some(name), Some(number)) = (
                 port.get("name").and_then(Value::as_str),
                 port.get("containerPort"),
             ) else {
                 continue;
             };
-            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP");
+            let protocol = port
+                .get("protocol")
+                .and_then(Value::as_str)
+                .unwrap_or("TCP");
             out.entry(name.to_owned())
                 .or_default()
                 .push((protocol.to_owned(), number.clone()));
@@ -185,7 +196,9 @@ fn names(documents: &[Value]) -> BTreeMap<String, Vec<(String, Value)>> {
 pub fn cross_product(documents: &mut [Value]) {
     let names = names(documents);
     for pod in documents.iter_mut().filter(|d| is_kind(d, "Pod")) {
-        let containers = pod.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
+        let containers = pod
+            .pointer_mut("/spec/containers")
+            .and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let Some(ports) = container.get_mut("ports").and_then(Value::as_array_mut) else {
                 continue;
@@ -196,7 +209,8 @@ pub fn cross_product(documents: &mut [Value]) {
                 .collect();
             for name in mine {
                 for (protocol, number) in names.get(&name).into_iter().flatten() {
-                    ports.push(json!({"name": name, "protocol": protocol, "containerPort": number}));
+                    ports
+                        .push(json!({"name": name, "protocol": protocol, "containerPort": number}));
                 }
             }
         }
@@ -214,7 +228,9 @@ pub fn name_at_subject(documents: &mut [Value]) {
             .cloned()
             .collect();
         let names = names(&own);
-        let rules = policy.pointer_mut("/spec/egress").and_then(Value::as_array_mut);
+        let rules = policy
+            .pointer_mut("/spec/egress")
+            .and_then(Value::as_array_mut);
         for rule in rules.into_iter().flatten() {
             let Some(ports) = rule.get_mut("ports").and_then(Value::as_array_mut) else {
                 continue;

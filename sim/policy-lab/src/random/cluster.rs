@@ -108,7 +108,11 @@ fn rules(dice: &mut Dice, scene: &Scene, kind: Kind, peers_key: &str, malformed:
                         Kind::Admin | Kind::Baseline => port(dice, !addresses),
                     })
                     .collect();
-                let key = if kind == Kind::Cluster { "protocols" } else { "ports" };
+                let key = if kind == Kind::Cluster {
+                    "protocols"
+                } else {
+                    "ports"
+                };
                 rule[key] = json!(list);
             }
             rule
@@ -133,7 +137,9 @@ fn peer(dice: &mut Dice, scene: &Scene, egress: bool, malformed: bool) -> Value 
             _ => json!({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]}),
         }}),
         _ => {
-            let list: Vec<&str> = (0..dice.between(1, 2)).map(|_| dice.word(&NETWORKS)).collect();
+            let list: Vec<&str> = (0..dice.between(1, 2))
+                .map(|_| dice.word(&NETWORKS))
+                .collect();
             json!({"networks": list})
         }
     }
@@ -141,7 +147,9 @@ fn peer(dice: &mut Dice, scene: &Scene, egress: bool, malformed: bool) -> Value 
 
 fn number_or_range(dice: &mut Dice) -> (u16, Option<u16>) {
     let first = dice.pick(&PORTS).copied().unwrap_or(80);
-    let last = dice.chance(30).then(|| first + 1 + u16::try_from(dice.below(3_000)).unwrap_or(0));
+    let last = dice
+        .chance(30)
+        .then(|| first + 1 + u16::try_from(dice.below(3_000)).unwrap_or(0));
     (first, last)
 }
 
@@ -248,7 +256,11 @@ pub fn calico(dice: &mut Dice, scene: &Scene, number: usize) -> Value {
     };
     let (ingress, egress) = (rules("ingress"), rules("egress"));
     let types = dice
-        .pick(&[&["Ingress"][..], &["Egress"][..], &["Ingress", "Egress"][..]])
+        .pick(&[
+            &["Ingress"][..],
+            &["Egress"][..],
+            &["Ingress", "Egress"][..],
+        ])
         .copied()
         .unwrap_or(&["Ingress"]);
     let mut spec = json!({

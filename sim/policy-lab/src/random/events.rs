@@ -119,7 +119,9 @@ fn step(
     flavour: Flavour,
     number: usize,
 ) -> Happening {
-    let fallback = || Happening::Put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}));
+    let fallback = || {
+        Happening::Put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}))
+    };
     match dice.below(20) {
         // Relabel a pod.
         0..=3 => match some_of(dice, now, "Pod").cloned() {
@@ -136,9 +138,13 @@ fn step(
             Happening::Put(objects::namespace(dice, name))
         }
         // An address moves to another pod, of which the former holder may not have gone yet.
-        6 => match (some_of(dice, now, "Pod").cloned(), some_of(dice, now, "Pod")) {
+        6 => match (
+            some_of(dice, now, "Pod").cloned(),
+            some_of(dice, now, "Pod"),
+        ) {
             (Some(mut taker), Some(giver)) if !on_host(&taker) && !on_host(giver) => {
-                taker["status"]["podIPs"] = giver.pointer("/status/podIPs").cloned().unwrap_or_default();
+                taker["status"]["podIPs"] =
+                    giver.pointer("/status/podIPs").cloned().unwrap_or_default();
                 Happening::Put(taker)
             }
             _ => fallback(),

@@ -143,7 +143,11 @@ pub fn pod(
         pod_addresses(stack, node, number)
     };
     // Addresses are used again at once: a finished pod keeps the one of a running pod in its status.
-    if finished && !host_network && dice.chance(70) && let Some(previous) = previous {
+    if finished
+        && !host_network
+        && dice.chance(70)
+        && let Some(previous) = previous
+    {
         addresses = previous.to_vec();
     }
     let early = dice.chance(8);
@@ -197,7 +201,8 @@ fn containers(dice: &mut Dice) -> Value {
 fn ports(dice: &mut Dice) -> Value {
     (0..dice.below(4))
         .map(|_| {
-            let mut port = json!({"containerPort": dice.pick(&super::probes::PORTS).copied().unwrap_or(80)});
+            let mut port =
+                json!({"containerPort": dice.pick(&super::probes::PORTS).copied().unwrap_or(80)});
             if dice.chance(80) {
                 port["name"] = json!(dice.word(&PORT_NAMES));
             }

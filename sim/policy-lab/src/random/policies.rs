@@ -28,7 +28,9 @@ pub fn selector(dice: &mut Dice) -> Value {
             let operator = dice.word(&["In", "NotIn", "Exists", "DoesNotExist"]);
             let mut entry = json!({"key": key, "operator": operator});
             if matches!(operator, "In" | "NotIn") {
-                let values: Vec<&str> = (0..dice.between(1, 3)).map(|_| dice.word(&VALUES)).collect();
+                let values: Vec<&str> = (0..dice.between(1, 3))
+                    .map(|_| dice.word(&VALUES))
+                    .collect();
                 entry["values"] = json!(values);
             } else if dice.chance(20) {
                 entry["values"] = json!([]);
@@ -65,10 +67,24 @@ pub fn broken_selector(dice: &mut Dice) -> Value {
 pub fn block(dice: &mut Dice) -> Value {
     let (cidr, inside): (&str, &[&'static str]) = *dice
         .pick(&[
-            ("10.0.0.0/8", &["10.0.1.0/24", "10.0.2.8/29", "10.0.0.0/8", "10.0.1.11/32"][..]),
-            ("10.0.1.0/24", &["10.0.1.10/31", "10.0.1.12/30", "10.0.1.16/32"][..]),
+            (
+                "10.0.0.0/8",
+                &["10.0.1.0/24", "10.0.2.8/29", "10.0.0.0/8", "10.0.1.11/32"][..],
+            ),
+            (
+                "10.0.1.0/24",
+                &["10.0.1.10/31", "10.0.1.12/30", "10.0.1.16/32"][..],
+            ),
             ("10.0.2.9/28", &["10.0.2.10/32", "10.0.2.0/30"][..]),
-            ("0.0.0.0/0", &["10.0.0.0/16", "192.168.0.0/24", "128.0.0.0/1", "203.0.113.7/32"][..]),
+            (
+                "0.0.0.0/0",
+                &[
+                    "10.0.0.0/16",
+                    "192.168.0.0/24",
+                    "128.0.0.0/1",
+                    "203.0.113.7/32",
+                ][..],
+            ),
             ("192.168.0.0/28", &["192.168.0.11/32"][..]),
             ("203.0.113.0/24", &["203.0.113.128/25"][..]),
             ("10.0.1.12/32", &[][..]),
@@ -169,7 +185,9 @@ fn rule(dice: &mut Dice, scene: &Scene, peers_key: &str, malformed: bool) -> Val
         3 => out["ports"] = json!([]),
         4 => out["ports"] = Value::Null,
         _ => {
-            let list: Vec<Value> = (0..dice.between(1, 3)).map(|_| port(dice, malformed)).collect();
+            let list: Vec<Value> = (0..dice.between(1, 3))
+                .map(|_| port(dice, malformed))
+                .collect();
             out["ports"] = json!(list);
         }
     }

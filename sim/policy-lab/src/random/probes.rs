@@ -100,7 +100,11 @@ pub struct Probe {
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {} {:?}", self.source, self.destination, self.payload)
+        write!(
+            f,
+            "{} -> {} {:?}",
+            self.source, self.destination, self.payload
+        )
     }
 }
 
@@ -123,7 +127,9 @@ pub fn places(documents: &[Value]) -> Vec<Place> {
         let Some(node) = text(document, "/metadata/name") else {
             continue;
         };
-        let list = document.pointer("/status/addresses").and_then(Value::as_array);
+        let list = document
+            .pointer("/status/addresses")
+            .and_then(Value::as_array);
         for entry in list.into_iter().flatten() {
             if let Some(address) = text(entry, "/address").and_then(|a| a.parse().ok()) {
                 let node = node.to_owned();
@@ -151,7 +157,10 @@ pub fn places(documents: &[Value]) -> Vec<Place> {
 }
 
 fn pod_places(document: &Value) -> Vec<Place> {
-    let finished = matches!(text(document, "/status/phase"), Some("Succeeded" | "Failed"));
+    let finished = matches!(
+        text(document, "/status/phase"),
+        Some("Succeeded" | "Failed")
+    );
     let host = document.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
     let (Some(namespace), Some(name), Some(node)) = (
         text(document, "/metadata/namespace"),
@@ -196,13 +205,15 @@ pub fn addresses(document: &Value) -> Vec<IpAddr> {
 /// Whether the pod at this place has the address as well.
 fn holds(places: &[Place], at: &Place, address: IpAddr) -> bool {
     let who = |place: &Place| match place {
-        Place::Pod { namespace, name, .. } => Some((namespace.clone(), name.clone())),
+        Place::Pod {
+            namespace, name, ..
+        } => Some((namespace.clone(), name.clone())),
         Place::Node { .. } | Place::Outside(_) => None,
     };
     at.address() == address
-        || places
-            .iter()
-            .any(|place| place.address() == address && who(place).is_some() && who(place) == who(at))
+        || places.iter().any(|place| {
+            place.address() == address && who(place).is_some() && who(place) == who(at)
+        })
 }
 
 /// Some probes among the places: pairs of one family of which at least one end is a pod.
@@ -244,7 +255,11 @@ pub fn some(dice: &mut Dice, places: &[Place], count: usize) -> Vec<Probe> {
             18 => Payload::Echo,
             _ => Payload::Other(47),
         };
-        let (source, destination) = if dice.chance(50) { (near, far) } else { (far, near) };
+        let (source, destination) = if dice.chance(50) {
+            (near, far)
+        } else {
+            (far, near)
+        };
         out.push(Probe {
             source: source.clone(),
             destination: destination.clone(),

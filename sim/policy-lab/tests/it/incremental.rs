@@ -1,5 +1,8 @@
 //! Random histories: the state after any events is that of a world made anew.
-#![expect(clippy::print_stdout, reason = "the figures of a run are read from its output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of a run are read from its output"
+)]
 
 use std::collections::BTreeMap;
 
@@ -22,8 +25,14 @@ fn fail(seed: u64, looks: Looks, text: &str) -> ! {
             .err()
             .map(|mismatch| mismatch.text)
     });
-    let lines: Vec<String> = small.iter().map(|happening| format!("{happening:?}")).collect();
-    panic!("POLICY_SEED={seed}: {text}\nsmallest: {why}\n{}", lines.join("\n"));
+    let lines: Vec<String> = small
+        .iter()
+        .map(|happening| format!("{happening:?}"))
+        .collect();
+    panic!(
+        "POLICY_SEED={seed}: {text}\nsmallest: {why}\n{}",
+        lines.join("\n")
+    );
 }
 
 // A2, B4, B8, B10, E10
@@ -66,7 +75,11 @@ fn engine_that_adopts_what_it_finds_writes_nothing() {
         let mut written = Vec::new();
         successor
             .settle_seen(&mut Honest, &mut |node, changes| {
-                written.extend(changes.iter().map(|change| format!("{}: {}", node.name, change.label())));
+                written.extend(
+                    changes
+                        .iter()
+                        .map(|change| format!("{}: {}", node.name, change.label())),
+                );
             })
             .unwrap_or_else(|trouble| panic!("POLICY_SEED={seed}: {trouble}"));
         assert!(written.is_empty(), "POLICY_SEED={seed}: {written:#?}");

@@ -1,5 +1,8 @@
 //! Packets at every moment of every change.
-#![expect(clippy::print_stdout, reason = "the figures of a run are read from its output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of a run are read from its output"
+)]
 
 use policy_lab::model::compare::Tally;
 use policy_lab::model::history::{self, Looks};
@@ -45,7 +48,10 @@ fn packet_denied_before_and_after_passes_at_no_moment_of_a_change() {
             panic!("POLICY_SEED={seed}: {text}\nsmallest: {why}\n{small:#?}");
         }
     }
-    println!("interleaving: first seed {first}, {} packets at every moment", tally.interleavings);
+    println!(
+        "interleaving: first seed {first}, {} packets at every moment",
+        tally.interleavings
+    );
 }
 
 #[test]
@@ -56,5 +62,8 @@ fn packet_meets_a_leak_when_chains_are_made_and_led_to_in_one_transaction() {
         .find_map(|seed| leaks(seed, &mut Mutant::new(Mistake::OneTransaction), &mut tally));
     let text = found.expect("the variant leaks");
     assert!(text.contains("while it changed"), "{text}");
-    println!("one transaction: leak noticed after {} packets", tally.interleavings);
+    println!(
+        "one transaction: leak noticed after {} packets",
+        tally.interleavings
+    );
 }

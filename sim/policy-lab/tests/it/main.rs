@@ -8,8 +8,12 @@
 )]
 
 mod bed;
+mod incremental;
+mod interleaving;
 mod kernel_cases;
 mod kernel_random;
+mod model;
+mod mutations;
 mod never_open;
 mod pod_starts;
 mod revocation;

@@ -1,5 +1,8 @@
 //! Random worlds: what the machines do with a packet is what the oracle says.
-#![expect(clippy::print_stdout, reason = "the figures of a run are read from its output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of a run are read from its output"
+)]
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

@@ -1,5 +1,8 @@
 //! Each planted mistake is noticed by the comparison that finds none in the product.
-#![expect(clippy::print_stdout, reason = "the figures of a run are read from its output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of a run are read from its output"
+)]
 
 use policy_lab::model::compare::{self, Tally};
 use policy_lab::model::history::{self, Looks};
@@ -16,8 +19,13 @@ fn noticed(mistake: Mistake, first: u64) -> Option<(Tally, u64, String)> {
     for tried in 0..TRIES {
         let seed = first + tried;
         let world = World::generate(seed, Flavour::ALL);
-        let outcome =
-            compare::world(&world.documents, seed, 60, &mut Mutant::new(mistake), &mut tally);
+        let outcome = compare::world(
+            &world.documents,
+            seed,
+            60,
+            &mut Mutant::new(mistake),
+            &mut tally,
+        );
         if let Err(mismatch) = outcome {
             return Some((tally, tried + 1, mismatch.text));
         }
@@ -31,8 +39,13 @@ fn noticed(mistake: Mistake, first: u64) -> Option<(Tally, u64, String)> {
             round: 1,
         };
         let happenings = events::history(seed, Flavour::ALL, 30);
-        let outcome =
-            history::play(&happenings, seed, looks, &mut Mutant::new(mistake), &mut tally);
+        let outcome = history::play(
+            &happenings,
+            seed,
+            looks,
+            &mut Mutant::new(mistake),
+            &mut tally,
+        );
         if let Err(mismatch) = outcome {
             return Some((tally, tried + 1, mismatch.text));
         }
@@ -56,5 +69,8 @@ fn mistake_of_any_kind_is_noticed() {
             None => missed.push(mistake),
         }
     }
-    assert!(missed.is_empty(), "POLICY_SEED={first}: not noticed: {missed:?}");
+    assert!(
+        missed.is_empty(),
+        "POLICY_SEED={first}: not noticed: {missed:?}"
+    );
 }

@@ -81,7 +81,9 @@ async fn steps_in_their_order_leak_nothing_in_this_harness() {
 
     assert_eq!(report.denied_delivered, 0, "{report:?}");
     assert_eq!(report.updates, 3_000);
-    let report = never_open::leaky(Manner::Ordered, 300, SLOW_RATE, NEIGHBOUR).await.unwrap();
+    let report = never_open::leaky(Manner::Ordered, 300, SLOW_RATE, NEIGHBOUR)
+        .await
+        .unwrap();
     assert_eq!(report.denied_delivered, 0, "{report:?}");
 }
 

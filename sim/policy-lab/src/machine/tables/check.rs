@@ -18,7 +18,8 @@ impl Tables {
     /// do not overlap.
     pub(super) fn check(&self) -> Result<(), Fault> {
         for set in self.sets.values() {
-            if set.set.flags.interval && set.set.key.len() == 1 && !set.members.ranges_take_turns() {
+            if set.set.flags.interval && set.set.key.len() == 1 && !set.members.ranges_take_turns()
+            {
                 return fault(Errno::Exists, format!("ranges of {} overlap", set.set.name));
             }
         }
@@ -42,7 +43,10 @@ impl Tables {
         if depth > JUMPS {
             return fault(Errno::Deep, "jumps too deep, or in a circle");
         }
-        if seen.get(&(id, hook)).is_some_and(|deepest| *deepest >= depth) {
+        if seen
+            .get(&(id, hook))
+            .is_some_and(|deepest| *deepest >= depth)
+        {
             return Ok(());
         }
         seen.insert((id, hook), depth);

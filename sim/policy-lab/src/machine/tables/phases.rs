@@ -17,7 +17,10 @@ impl Tables {
     /// As [`Self::after`].
     pub fn phases(&self, changes: &[Change]) -> Result<Vec<Self>, Refusal> {
         let mut next = self.after(changes)?;
-        let empty = Arc::new(Laws { version: 0, list: Vec::new() });
+        let empty = Arc::new(Laws {
+            version: 0,
+            list: Vec::new(),
+        });
         let mut registered = self.clone();
         for (id, state) in &next.chains {
             if !self.chains.contains_key(id) {
@@ -28,7 +31,10 @@ impl Tables {
         }
         // Tables decide by their flags whether chains see packets.
         for (at, table) in &next.by_name {
-            registered.by_name.entry(at.clone()).or_insert_with(|| table.clone());
+            registered
+                .by_name
+                .entry(at.clone())
+                .or_insert_with(|| table.clone());
         }
         let mut published = registered.clone();
         for (id, state) in &mut published.chains {

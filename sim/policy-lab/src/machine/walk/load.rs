@@ -82,7 +82,11 @@ impl Walk {
                 let translated = around.translated.is_some()
                     || entry.is_some_and(|e| e.original.reversed() != e.reply);
                 let bits = if entry.is_some() { 8_u32 } else { 0 }
-                    | if entry.is_some_and(|e| e.replied) { 2 } else { 0 }
+                    | if entry.is_some_and(|e| e.replied) {
+                        2
+                    } else {
+                        0
+                    }
                     | if translated { 0x20 } else { 0 };
                 Some(bits.to_ne_bytes().to_vec())
             }
@@ -105,9 +109,10 @@ fn index(name: Option<&str>) -> u32 {
     match name {
         None => 0,
         Some("lo") => 1,
-        Some(name) => name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-            | 0x100,
+        Some(name) => {
+            name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+                (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+            }) | 0x100
+        }
     }
 }

@@ -1,1 +1,0 @@
-/work/main/sim/policy-lab/src/bed/topology.rs

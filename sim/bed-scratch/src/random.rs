@@ -1,1 +1,0 @@
-../../policy-lab/src/random.rs
