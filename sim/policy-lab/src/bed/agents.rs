@@ -311,6 +311,11 @@ impl Agents {
         self.agents.get(node).is_some_and(|a| a.process.is_some())
     }
 
+    /// The process id of an agent that was started and not killed.
+    pub fn pid(&self, node: usize) -> Option<u32> {
+        self.agents.get(node)?.process.as_ref().map(Process::pid)
+    }
+
     /// Whether an agent's process has ended by itself, for instance at a crash point.
     ///
     /// # Errors

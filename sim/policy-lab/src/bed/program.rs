@@ -123,6 +123,11 @@ impl Process {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, and waits for the end.
     ///
     /// # Errors
