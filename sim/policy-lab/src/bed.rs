@@ -7,7 +7,6 @@ pub mod agents;
 pub mod enforcer;
 pub mod hand;
 pub mod kernel;
-pub mod ledger;
 pub mod program;
 pub mod topology;
 pub mod world;
@@ -20,8 +19,8 @@ use serde_json::Value;
 use types::pod::PodKey;
 
 use crate::bed::enforcer::{Enforcer, Kind};
-use crate::bed::ledger::Ledger;
 use crate::bed::topology::{NodeSpec, PodSpec, Standing, Topology};
+use crate::probe::ledger::Ledger;
 use crate::probe::station::Station;
 use crate::probe::{Probe, Prober, Verdict};
 

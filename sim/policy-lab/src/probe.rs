@@ -1,10 +1,11 @@
 //! Probes: real packets between stations of the bed, from one thread that visits their namespaces.
 //!
-//! "Denied" is never a time-out. Each node's books ([`crate::bed::ledger`]) count probes that entered and probes that
+//! "Denied" is never a time-out. Each node's books ([`ledger`]) count probes that entered and probes that
 //! left; when what the nodes kept equals what did not arrive, and a marker has gone through the queue of the CPU that
 //! carried everything (so that nothing can be on its way), the missing probes are denied. A run whose sums do not
 //! meet is an error and says so.
 
+pub mod ledger;
 pub mod packet;
 mod run;
 pub mod station;
@@ -17,7 +18,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::bed::ledger::{Books, Ledger};
+use crate::probe::ledger::{Books, Ledger};
 use crate::probe::packet::{Chunk, Echo, Portless, Sctp, Solicitation};
 use crate::probe::run::{Flight, Run, connect, hear, kept_is_fine, payload, send_raw};
 use crate::probe::station::{Ears, Station};
