@@ -2,15 +2,15 @@
 //!
 //! "Denied" is never a time-out. Each node's books ([`ledger`]) count probes that entered and probes that
 //! left; when what the nodes kept equals what did not arrive, and a marker has gone through the queue of the CPU that
-//! carried everything (so that nothing can be on its way), the missing probes are denied. A run whose sums do not
-//! meet is an error and says so.
+//! carried everything (so that nothing can be on its way), the missing probes are denied. A probe that was lost
+//! elsewhere (a full queue or socket) makes the sums differ: such a run is repeated, and is an error in the end.
 
 pub mod ledger;
 pub mod packet;
 mod run;
 pub mod station;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -20,21 +20,23 @@ use std::time::{Duration, Instant};
 
 use crate::probe::ledger::{Books, Ledger};
 use crate::probe::packet::{Chunk, Echo, Portless, Sctp, Solicitation};
-use crate::probe::run::{Flight, Run, connect, hear, kept_is_fine, payload, send_raw};
+use crate::probe::run::{Flight, Outcome, Run, connect, hear, kept_is_fine, payload, send_raw};
 use crate::probe::station::{Ears, Station};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::sched::{CloneFlags, CpuSet, sched_getcpu, sched_setaffinity, setns};
 use nix::unistd::Pid;
 
 /// How long the sums may take to meet.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The kernel sends a SYN again after one second, and the books would count it twice: a run that took longer is
-/// repeated.
+/// The kernel sends a SYN again after one second, and the books would count it twice: a run with connections that
+/// took longer says nothing and is repeated.
 const SYN_AGAIN: Duration = Duration::from_millis(900);
-/// Runs that are repeated because they took too long.
-const RUNS: u32 = 5;
+/// Runs that are repeated because their sums did not meet in time.
+const RUNS: u32 = 3;
+/// So few probes are not divided any more.
+const FEWEST: usize = 16;
 /// Rounds of the marker: more than there are queues on the longest way (pod, node, router, node, pod).
 const MARKER_ROUNDS: u32 = 8;
 /// Source ports start here: above those of the servers and of everybody's services.
@@ -96,7 +98,6 @@ pub struct Prober {
     ears: Vec<Ears>,
     ledgers: Vec<Ledger>,
     marker: UdpSocket,
-    cpu: usize,
 }
 
 impl Prober {
@@ -125,7 +126,6 @@ impl Prober {
             ears,
             ledgers,
             marker,
-            cpu: 0,
         })
     }
 
@@ -160,7 +160,8 @@ impl Prober {
     /// Sends all probes and says what became of each. Blocks the calling thread for some tenths of a second.
     ///
     /// # Errors
-    /// The sums did not meet: some probe neither arrived nor was kept by a node, or one was kept that arrived.
+    /// The sums did not meet, however often: some probe neither arrived nor was kept by a node, or one was kept that
+    /// arrived. The same connection twice.
     pub fn run(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Verdict>> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("prober".to_owned());
@@ -173,22 +174,38 @@ impl Prober {
     }
 
     fn run_here(&mut self, probes: &[Probe]) -> anyhow::Result<Vec<Verdict>> {
-        let mut cpus = CpuSet::new();
-        cpus.set(self.cpu)?;
-        sched_setaffinity(Pid::from_raw(0), &cpus)?;
-        for _ in 0..RUNS {
-            if let Some(verdicts) = self.attempt(probes)? {
-                return Ok(verdicts);
-            }
+        let mut known = HashSet::new();
+        let mut connections = probes.iter().filter(|p| matches!(p.kind, Kind::Tcp(_)));
+        if let Some(twice) = connections.find(|p| !known.insert(**p)) {
+            bail!("{twice:?} is asked twice, and a connection can be opened once");
         }
-        bail!(
-            "{RUNS} runs of {} probes took longer than {SYN_AGAIN:?} each",
-            probes.len()
-        );
+        let mut cpus = CpuSet::new();
+        cpus.set(sched_getcpu()?)?;
+        sched_setaffinity(Pid::from_raw(0), &cpus)?;
+        self.judge(probes)
     }
 
-    /// One run; nothing when it took so long that the kernel may have repeated a SYN.
-    fn attempt(&mut self, probes: &[Probe]) -> anyhow::Result<Option<Vec<Verdict>>> {
+    /// Runs again, and then in halves, while the machine is too slow or loses packets: neither says anything about
+    /// policy.
+    fn judge(&self, probes: &[Probe]) -> anyhow::Result<Vec<Verdict>> {
+        let mut why = String::new();
+        for _ in 0..RUNS {
+            match self.attempt(probes)? {
+                Outcome::Settled(verdicts) => return Ok(verdicts),
+                Outcome::Unsettled(text) => why = text,
+            }
+        }
+        if probes.len() <= FEWEST {
+            bail!("{RUNS} runs did not settle; the last: {why}");
+        }
+        let (first, second) = probes.split_at(probes.len() / 2);
+        let mut verdicts = self.judge(first)?;
+        verdicts.extend(self.judge(second)?);
+        Ok(verdicts)
+    }
+
+    /// One run.
+    fn attempt(&self, probes: &[Probe]) -> anyhow::Result<Outcome> {
         let round = ROUND.fetch_add(1, Ordering::Relaxed) % PORTS;
         let port = FIRST_PORT + round;
         if probes.iter().any(|p| p.kind == Kind::Portless) {
@@ -197,6 +214,8 @@ impl Prober {
                 ledger.forget_flows()?;
             }
         }
+        // What an earlier run left in the queues must not come into the books of this one.
+        self.send_marker()?;
         let before = self.read_books()?;
         let mut run = Run {
             probes,
@@ -206,39 +225,37 @@ impl Prober {
             port,
         };
         run.flights.resize_with(probes.len(), Flight::default);
+        let patience = if probes.iter().any(|p| matches!(p.kind, Kind::Tcp(_))) {
+            SYN_AGAIN
+        } else {
+            PATIENCE
+        };
         let started = Instant::now();
         self.send(&mut run)?;
-        let mut settled = false;
+        // Until all have their answer, or the sums meet before and behind a marker.
         loop {
             let progress = self.collect(&mut run)?;
             if run.flights.iter().all(|f| f.answered) {
-                break;
+                return Ok(Outcome::Settled(run.verdicts()));
             }
-            if settled && run.flights.iter().all(|f| f.answered || !f.arrived) {
-                break;
-            }
-            if !progress && !settled && self.sums_meet(&run, before)? {
+            if !progress && self.missing(&run, before)? == 0 {
                 self.send_marker()?;
                 while self.collect(&mut run)? {}
-                settled = self.sums_meet(&run, before)?;
-                continue;
-            }
-            let tcp = probes.iter().any(|p| matches!(p.kind, Kind::Tcp(_)));
-            if tcp && !settled && started.elapsed() > SYN_AGAIN {
-                if started.elapsed() > PATIENCE || self.missing(&run, before)? != 0 {
-                    // Either the machine was slow, or packets are lost; a second run tells.
-                    tracing::debug!(port, "a run of probes took too long");
-                }
-                return Ok(None);
-            }
-            if started.elapsed() > PATIENCE {
-                if settled {
+                let met = self.missing(&run, before)? == 0;
+                // Looked at after the books: what they say is from before the first SYN was repeated.
+                if met && started.elapsed() < patience {
                     break;
                 }
-                bail!("{}", self.describe(&run, before)?);
+            }
+            if started.elapsed() > patience {
+                return Ok(Outcome::Unsettled(self.describe(&run, before)?));
             }
         }
-        Ok(Some(run.verdicts()))
+        // What is denied is known. Answers of what has arrived may still come.
+        while started.elapsed() < PATIENCE && run.flights.iter().any(Flight::waits_for_answer) {
+            self.collect(&mut run)?;
+        }
+        Ok(Outcome::Settled(run.verdicts()))
     }
 
     /// How many more probes are kept by nodes than are missing; negative when some are nowhere.
@@ -248,10 +265,6 @@ impl Prober {
         let left = i64::try_from(now.left.saturating_sub(before.left))?;
         let absent = run.flights.iter().filter(|f| !f.arrived).count();
         Ok(entered - left - i64::try_from(absent)?)
-    }
-
-    fn sums_meet(&self, run: &Run<'_>, before: Books) -> anyhow::Result<bool> {
-        Ok(self.missing(run, before)? == 0)
     }
 
     fn describe(&self, run: &Run<'_>, before: Books) -> anyhow::Result<String> {
@@ -265,7 +278,7 @@ impl Prober {
             .map(|(p, _)| format!("{p:?}"))
             .collect();
         Ok(format!(
-            "the sums of {} probes do not meet: nodes kept {missing} more than did not arrive; for instance {}",
+            "nodes kept {missing} more of {} probes than did not arrive, which are for instance {}",
             run.probes.len(),
             absent.join(", ")
         ))

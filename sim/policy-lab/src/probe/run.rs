@@ -25,6 +25,22 @@ pub(super) struct Flight {
     pub(super) refused: bool,
 }
 
+impl Flight {
+    /// Whether it has arrived and its answer has not.
+    pub(super) const fn waits_for_answer(&self) -> bool {
+        self.arrived && !self.answered
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// What became of each probe.
+    Settled(Vec<Verdict>),
+    /// The sums did not meet in time; in words.
+    Unsettled(String),
+}
+
 /// Probes under way.
 #[derive(Debug)]
 pub(super) struct Run<'a> {

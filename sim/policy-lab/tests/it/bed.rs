@@ -123,3 +123,49 @@ async fn bed_without_policy_passes_everything_and_sees_what_a_rule_drops() {
         attempts.len()
     );
 }
+
+#[tokio::test]
+async fn probe_that_no_node_kept_is_no_denial() {
+    let mut bed = Bed::create(plan()).await.unwrap();
+    let documents = [
+        pod("a", "n1", "10.0.1.10", "fd00:10:1::10"),
+        pod("c", "n2", "10.0.2.10", "fd00:10:2::10"),
+    ];
+    bed.show(&documents).await.unwrap();
+    let to = |kind| Attempt {
+        source: "10.0.1.10".parse().unwrap(),
+        destination: "10.0.2.10".parse().unwrap(),
+        kind,
+    };
+    let attempts = [
+        to(probe::Kind::Tcp(80)),
+        to(probe::Kind::Udp(80)),
+        to(probe::Kind::Udp(81)),
+    ];
+    // One is kept by the node; the other is lost behind it, or before it.
+    let node = bed.topology.nodes[1].namespace.clone();
+    let kept =
+        "table inet t { chain c { type filter hook forward priority 0; udp dport 80 drop; }\n}\n";
+    fabric::shell::nft(&node, kept).await.unwrap();
+    for (key, hook) in [("c", "input"), ("a", "output")] {
+        let key = bed.pods().keys().find(|k| k.name == key).unwrap();
+        let pod = bed.pods()[key].namespace.clone();
+        let lost = format!(
+            "table inet t {{ chain c {{ type filter hook {hook} priority 0; udp dport 81 drop; }}\n}}\n"
+        );
+        fabric::shell::nft(&pod, &lost).await.unwrap();
+
+        let outcome = bed.probe(&attempts).await;
+
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("did not settle"), "{hook}: {error}");
+        fabric::shell::nft(&pod, "delete table inet t\n")
+            .await
+            .unwrap();
+    }
+    let verdicts = bed.probe(&attempts).await.unwrap();
+    assert_eq!(
+        verdicts,
+        [Verdict::Allowed, Verdict::Denied, Verdict::Allowed]
+    );
+}

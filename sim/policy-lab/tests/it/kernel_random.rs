@@ -1,7 +1,8 @@
 //! Random worlds in a real kernel with real agents, against the oracle.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use fabric::namespace::Namespace;
 use policy_lab::bed::agents::Agents;
@@ -20,8 +21,8 @@ const WORLDS: u64 = 500;
 /// Probes of a world.
 const PROBES: usize = 300;
 /// Beds at a time: while one waits for the kernel to remove links, another probes.
-const BEDS: u64 = 3;
-/// Of so many worlds one is looked at with `nft` too.
+const BEDS: usize = 3;
+/// Of so many worlds of a bed one is looked at with `nft` too.
 const CROSS_READ: u64 = 25;
 
 fn plan() -> Plan {
@@ -68,61 +69,132 @@ fn chosen(world: &World) -> Vec<Probe> {
     chosen
 }
 
-async fn judge(bed: &mut Bed, seed: u64) -> Vec<String> {
-    let world = World::generate(seed, Flavour::ALL);
-    bed.show(&world.documents)
-        .await
-        .unwrap_or_else(|e| panic!("world {seed}: {e:#}"));
-    let probes = chosen(&world);
-    let attempts: Vec<_> = probes
-        .iter()
-        .map(|p| Attempt {
-            source: p.source.address(),
-            destination: p.destination.address(),
-            kind: kind(p.payload),
-        })
-        .collect();
-    let verdicts = bed
-        .probe(&attempts)
-        .await
-        .unwrap_or_else(|e| panic!("world {seed}: {e:#}"));
-    let oracle = policy_oracle::world::World::from_documents(world.documents.clone());
-    let mut wrong = Vec::new();
-    for (probe, verdict) in probes.iter().zip(verdicts) {
-        let decision = oracle.decide(&question(probe));
-        let expected = if decision.allowed {
-            Verdict::Allowed
-        } else {
-            Verdict::Denied
+/// What was asked, and how it went.
+#[derive(Debug, Default)]
+struct Tally {
+    worlds: u64,
+    wrong: Vec<String>,
+    /// Allowed and denied, by address family, protocol and distance.
+    kinds: BTreeMap<(bool, &'static str, bool), (u64, u64)>,
+}
+
+impl Tally {
+    fn note(&mut self, probe: &Probe, allowed: bool) {
+        let word = match probe.payload {
+            Payload::Tcp(_) => "TCP",
+            Payload::Udp(_) => "UDP",
+            Payload::Sctp(_) => "SCTP",
+            Payload::Echo | Payload::Neighbour(_) => "ICMP",
+            Payload::Other(_) => "other",
         };
-        if verdict != expected {
-            wrong.push(format!(
-                "seed {seed}: {probe}: kernel {verdict:?}, oracle {expected:?}: egress {:?}; ingress {:?}",
-                decision.egress.reasons, decision.ingress.reasons
-            ));
+        let near = probe.source.node() == probe.destination.node();
+        let key = (probe.source.address().is_ipv6(), word, near);
+        let count = self.kinds.entry(key).or_default();
+        if allowed {
+            count.0 += 1;
+        } else {
+            count.1 += 1;
         }
     }
-    for node in 0..2 {
-        let agents = agents(bed);
-        let differences = agents.diff(node).await.unwrap();
-        let status = agents.status(node).await.unwrap();
-        wrong.extend(
-            differences
-                .iter()
-                .map(|line| format!("seed {seed}: node {node} differs: {line}")),
-        );
-        if seed.is_multiple_of(CROSS_READ) {
+
+    fn add(&mut self, more: Self) {
+        self.worlds += more.worlds;
+        self.wrong.extend(more.wrong);
+        for (key, (allowed, denied)) in more.kinds {
+            let count = self.kinds.entry(key).or_default();
+            count.0 += allowed;
+            count.1 += denied;
+        }
+    }
+}
+
+/// A bed, and how many chains and sets stand on each node before there is a policy.
+struct Lane {
+    bed: Bed,
+    frames: Vec<(u32, u32)>,
+    tally: Tally,
+}
+
+impl Lane {
+    async fn create() -> Self {
+        let mut bed = Bed::create(plan()).await.unwrap();
+        bed.show(&[]).await.unwrap();
+        let mut frames = Vec::new();
+        for node in 0..bed.topology.nodes.len() {
             let namespace = bed.topology.nodes[node].namespace.clone();
-            let counted = count_with_nft(&namespace).await;
-            let said = (status.chains, status.sets);
-            if counted != said {
-                wrong.push(format!(
-                    "seed {seed}: node {node}: nft sees {counted:?}, the agent says {said:?}"
+            frames.push(count_with_nft(&namespace).await);
+        }
+        Self {
+            bed,
+            frames,
+            tally: Tally::default(),
+        }
+    }
+
+    async fn judge(&mut self, seed: u64) {
+        let world = World::generate(seed, Flavour::ALL);
+        self.bed
+            .show(&world.documents)
+            .await
+            .unwrap_or_else(|e| panic!("world {seed}: {e:#}"));
+        let probes = chosen(&world);
+        let attempts: Vec<_> = probes
+            .iter()
+            .map(|p| Attempt {
+                source: p.source.address(),
+                destination: p.destination.address(),
+                kind: kind(p.payload),
+            })
+            .collect();
+        let verdicts = self
+            .bed
+            .probe(&attempts)
+            .await
+            .unwrap_or_else(|e| panic!("world {seed}: {e:#}"));
+        let oracle = policy_oracle::world::World::from_documents(world.documents.clone());
+        for (probe, verdict) in probes.iter().zip(verdicts) {
+            let decision = oracle.decide(&question(probe));
+            let expected = if decision.allowed {
+                Verdict::Allowed
+            } else {
+                Verdict::Denied
+            };
+            self.tally.note(probe, decision.allowed);
+            if verdict != expected {
+                self.tally.wrong.push(format!(
+                    "seed {seed}: {probe}: kernel {verdict:?}, oracle {expected:?}: egress {:?}; ingress {:?}",
+                    decision.egress.reasons, decision.ingress.reasons
                 ));
             }
         }
+        let cross_read = self.tally.worlds.is_multiple_of(CROSS_READ);
+        self.tally.worlds += 1;
+        for node in 0..self.frames.len() {
+            let agents = agents(&mut self.bed);
+            let differences = agents.diff(node).await.unwrap();
+            let lines = differences
+                .iter()
+                .map(|line| format!("seed {seed}: node {node} differs: {line}"));
+            self.tally.wrong.extend(lines);
+            if cross_read {
+                self.cross_read(seed, node).await;
+            }
+        }
     }
-    wrong
+
+    /// Whether somebody else sees as many chains and sets in the kernel as the agent says there are.
+    async fn cross_read(&mut self, seed: u64, node: usize) {
+        let status = agents(&mut self.bed).status(node).await.unwrap();
+        let namespace = self.bed.topology.nodes[node].namespace.clone();
+        let counted = count_with_nft(&namespace).await;
+        let frame = self.frames[node];
+        let said = (frame.0 + status.chains, frame.1 + status.sets);
+        if counted != said {
+            self.tally.wrong.push(format!(
+                "seed {seed}: node {node}: nft sees {counted:?} chains and sets, the agent says {said:?}"
+            ));
+        }
+    }
 }
 
 fn agents(bed: &mut Bed) -> &mut Agents {
@@ -132,7 +204,7 @@ fn agents(bed: &mut Bed) -> &mut Agents {
     }
 }
 
-/// Chains that are no base chains, and sets and maps, as `nft` sees them.
+/// Chains, and sets and maps, as `nft` sees them.
 async fn count_with_nft(namespace: &Namespace) -> (u32, u32) {
     let args = ["list", "table", "inet", "terway_policy"];
     let text = fabric::shell::nft_json(namespace, &args).await.unwrap();
@@ -147,48 +219,69 @@ async fn count_with_nft(namespace: &Namespace) -> (u32, u32) {
     (count(&["chain"]), count(&["set", "map"]))
 }
 
-// D7, D8, E9
+/// A number from the environment.
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+    )
+}
+
+// A1, A3, B6, D7, D8, E1, E2, E9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_worlds_in_the_kernel_are_judged_as_the_oracle_judges() {
-    let worlds = std::env::var("TERWAY_KERNEL_WORLDS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(WORLDS);
-    let first = std::env::var("TERWAY_KERNEL_SEED")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
+    let started = Instant::now();
+    let worlds = variable("TERWAY_KERNEL_WORLDS").unwrap_or(WORLDS);
+    let first = variable("TERWAY_KERNEL_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let again = format!("repeat with TERWAY_KERNEL_SEED={first} TERWAY_KERNEL_WORLDS={worlds}");
+    eprintln!("{worlds} random worlds; {again}");
     let mut runs = tokio::task::JoinSet::new();
-    for lane in 0..BEDS {
+    for number in 0..BEDS {
         runs.spawn(async move {
-            let mut bed = Bed::create(plan()).await.unwrap();
-            let mut wrong = Vec::new();
-            let mut done = 0_u64;
-            for seed in (first..first + worlds).filter(|seed| seed % BEDS == lane) {
-                wrong.extend(judge(&mut bed, seed).await);
-                done += 1;
+            let mut lane = Lane::create().await;
+            for seed in (first..first + worlds).skip(number).step_by(BEDS) {
+                lane.judge(seed).await;
             }
-            (done, wrong)
+            lane.tally
         });
     }
-    let mut done = 0;
-    let mut wrong = Vec::new();
-    while let Some(lane) = runs.join_next().await {
-        let (worlds, lines) = lane.unwrap();
-        done += worlds;
-        wrong.extend(lines);
+    let mut sum = Tally::default();
+    while let Some(tally) = runs.join_next().await {
+        sum.add(tally.unwrap_or_else(|e| panic!("{e}; {again}")));
     }
 
-    assert_eq!(done, worlds);
+    let (allowed, denied) = sum
+        .kinds
+        .values()
+        .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    eprintln!(
+        "{} worlds, {allowed} probes allowed and {denied} denied, {} mismatches, {:?}",
+        sum.worlds,
+        sum.wrong.len(),
+        started.elapsed()
+    );
+    assert_eq!(sum.worlds, worlds);
     assert!(
-        wrong.is_empty(),
-        "{} mismatches:\n{}",
-        wrong.len(),
-        wrong
+        sum.wrong.is_empty(),
+        "{} mismatches; {again}:\n{}",
+        sum.wrong.len(),
+        sum.wrong
             .iter()
             .take(20)
             .cloned()
             .collect::<Vec<_>>()
             .join("\n")
     );
+    if worlds >= WORLDS {
+        for v6 in [false, true] {
+            for protocol in ["TCP", "UDP", "SCTP", "ICMP", "other"] {
+                for near in [false, true] {
+                    let key = (v6, protocol, near);
+                    let (allowed, denied) = sum.kinds.get(&key).copied().unwrap_or_default();
+                    assert!(allowed > 0 && denied > 0, "{key:?}: {allowed} {denied}");
+                }
+            }
+        }
+    }
 }
