@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ struct Open {
     leaving: Mutex<BTreeSet<AttachmentKey>>,
     /// Held while everything is told again, so that nothing that is newer is undone by what was collected before.
     telling: RwLock<()>,
+    /// A release was not heard: all is to be told again, though policy-agent is the same as before.
+    unheard: AtomicBool,
 }
 
 /// An attachment that leaves; hold it until its addresses are free.
@@ -102,6 +105,7 @@ impl Gate {
                 wait,
                 leaving: Mutex::default(),
                 telling: RwLock::new(()),
+                unheard: AtomicBool::new(false),
             })),
         }
     }
@@ -133,7 +137,7 @@ impl Gate {
     }
 
     /// Takes the attachment out of the kernel's policy. When policy-agent does not hear of it, the log has it, and
-    /// policy-agent learns it from [`Gate::follow`].
+    /// policy-agent learns it from [`Gate::follow`], which tells everything again.
     pub async fn release(&self, attachment: &AttachmentKey, host_link: &str) -> Leaving {
         let Some(open) = &self.open else {
             return Leaving { from: None };
@@ -144,11 +148,13 @@ impl Gate {
         };
         if let Err(error) = open.release(attachment, host_link).await {
             tracing::warn!(%attachment, %error, "policy not released");
+            open.unheard.store(true, Ordering::Release);
         }
         leaving
     }
 
-    /// Tells policy-agent of every binding, now and whenever it was started anew, until `drain` is cancelled.
+    /// Tells policy-agent of every binding, now, whenever it was started anew, and after a release that it did not
+    /// hear, until `drain` is cancelled.
     pub async fn follow(self, ledger: Ledger, drain: CancellationToken) {
         let Some(open) = self.open else {
             drain.cancelled().await;
@@ -165,9 +171,12 @@ impl Gate {
                 _ = every.tick() => {}
             }
             let now = open.incarnation();
-            if now.is_some() && now == told {
+            // Taken before it is told: what is not heard meanwhile is told once more.
+            let unheard = open.unheard.swap(false, Ordering::AcqRel);
+            if now.is_some() && now == told && !unheard {
                 continue;
             }
+            told = None;
             let restored = tokio::select! {
                 biased;
                 () = drain.cancelled() => return,

@@ -454,10 +454,10 @@ impl Pods {
             })
     }
 
-    /// Compares the kernel with what the attachment should have.
+    /// Compares the kernel with what the attachment should have, and asks whether its policy is in force.
     ///
     /// # Errors
-    /// [`PodError::NotBound`], or [`PodError::Drift`] naming everything that differs.
+    /// [`PodError::NotBound`], [`PodError::Drift`] naming everything that differs, or [`PodError::Policy`].
     pub async fn check(
         &self,
         attachment: &AttachmentKey,
@@ -485,11 +485,12 @@ impl Pods {
                 source,
             })?;
         drift.extend(found.into_iter().map(|drift: Drift| drift.what));
+        let enforced = self.enforce(binding).await;
         if drift.is_empty() {
-            Ok(())
-        } else {
-            Err(PodError::Drift(drift))
+            return enforced;
         }
+        drift.extend(enforced.err().map(|error| mesh::causes::text(&error)));
+        Err(PodError::Drift(drift))
     }
 
     /// Frees every attachment that is not in `valid` and has no call running. Returns how many.

@@ -193,3 +193,55 @@ async fn gate_that_was_started_anew_is_told_of_every_pod() {
     until("told again", || told(2)).await;
     lab.tasks.drain().stop();
 }
+
+#[tokio::test]
+async fn release_that_was_not_heard_is_told_again_to_the_same_process() {
+    let lab = Lab::new().await;
+    let door = Door::new(&lab.ledger);
+    let _serving = door.serve(&lab.socket());
+    let gate = lab.gate();
+    let pods = lab.pods(&gate);
+    pods.add(lab.add("s1")).await.unwrap();
+    let follow = gate.follow(lab.ledger.clone(), lab.tasks.stopping());
+    lab.tasks.spawn("policy", follow);
+    until("told at the start", || {
+        door.asked()
+            .contains(&Asked::Restore(vec!["s1".to_owned()]))
+    })
+    .await;
+    door.be(Mood::Unwilling);
+
+    pods.del(&attachment("s1"), None).await.unwrap();
+
+    until("told that there is nobody", || {
+        door.asked().last() == Some(&Asked::Restore(Vec::new()))
+    })
+    .await;
+    lab.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn check_says_that_policy_is_not_in_force() {
+    let lab = Lab::new().await;
+    let door = Door::new(&lab.ledger);
+    let _serving = door.serve(&lab.socket());
+    let pods = lab.pods(&lab.gate());
+    pods.add(lab.add("s1")).await.unwrap();
+    // This node's settings are those of the machine the test runs on, and may differ from what they should be.
+    let said = |checked: Result<(), PodError>| {
+        let error = checked.err();
+        error.map(|e| mesh::causes::text(&e)).unwrap_or_default()
+    };
+
+    let willing = said(pods.check(&attachment("s1"), &[]).await);
+    door.be(Mood::Unwilling);
+    let unwilling = said(pods.check(&attachment("s1"), &[]).await);
+
+    let asked = ready(&lab, "s1");
+    assert_eq!(door.asked(), [asked.clone(), asked.clone(), asked]);
+    assert!(!willing.contains("policy"), "{willing}");
+    assert!(
+        unwilling.contains("policy") && unwilling.contains("the kernel says no"),
+        "{unwilling}"
+    );
+}
