@@ -21,6 +21,7 @@ use crate::denied::Denied;
 use crate::doors::{GateDoor, PoliciesDoor};
 use crate::feed::{self, Fallback, Origin, Relays};
 use crate::gate::{Gate, State, Waits};
+use crate::lock::Lock;
 use crate::metrics::Metrics;
 use crate::notices::{Notices, Role, Sink};
 use crate::relay::client::Client;
@@ -75,6 +76,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     for warning in warnings {
         tracing::warn!(warning, "eni-config");
     }
+    lock(&context).await?;
     let list = Attachments::open(&config.node.state_dir).context("node.state_dir")?;
     let pending = Pending::default();
     let flows = rules::flows(&HERE).context("conntrack")?;
@@ -111,7 +113,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     let tables = vec![settings.table.clone(), settings.spoof_table.clone()];
     let of_reader = settings.clone();
     let open: enforcer::port::OpenRules = Arc::new(move || rules::reader(&HERE, &of_reader));
-    let denied = Denied::new(Arc::clone(&open), tasks.clone());
+    let denied = Denied::new(Arc::clone(&open), gate.clone(), tasks.clone());
     let policies = PoliciesDoor {
         gate: gate.clone(),
         revoker: revocations,
@@ -139,6 +141,18 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         }
     }
     Ok(App::new())
+}
+
+/// Takes the node for this agent, until the process ends.
+async fn lock(context: &Context<Config>) -> anyhow::Result<()> {
+    let config = &context.config;
+    let lock = Lock::take(&config.node.state_dir, config.owner_wait()).await?;
+    let stopping = context.tasks.stopping();
+    context.tasks.spawn("lock", async move {
+        stopping.cancelled().await;
+        drop(lock);
+    });
+    Ok(())
 }
 
 fn certificates(context: &Context<Config>) -> anyhow::Result<Option<TlsMaterial>> {
@@ -172,6 +186,7 @@ fn settings(config: &Config) -> Settings {
         link_name: usual.then_some(link_name as fn(&PodKey) -> String),
         revoke_bit: config.policy.revoke_bit,
         anti_spoof: config.policy.anti_spoof,
+        always_allowed: config.policy.host_stack_cidrs.clone(),
         owner: config.policy.owned,
         persist: config.policy.owned,
         ..Settings::default()
@@ -421,6 +436,8 @@ async fn take_away(
 /// Removes what an agent made, and ends the process.
 async fn remove(context: Context<Config>) -> anyhow::Result<App> {
     let config = &context.config;
+    // An agent that lives would make them again.
+    lock(&context).await?;
     let list = Attachments::open(&config.node.state_dir).context("node.state_dir")?;
     let known: Vec<Attached> = list.iter().cloned().collect();
     take_away(config, &known, &context.tasks).await?;

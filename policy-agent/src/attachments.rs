@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use policy_core::plan::Target;
 use serde::{Deserialize, Serialize};
 use types::pod::{AttachmentKey, PodKey};
 
@@ -35,6 +36,15 @@ pub struct Attached {
     pub netns: String,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+}
+
+impl Attached {
+    /// The pod's own namespace, if that is where its rules stand.
+    pub fn own_namespace(&self) -> Option<Target> {
+        self.host_link
+            .is_empty()
+            .then(|| Target::Namespace(self.netns.as_str().into()))
+    }
 }
 
 /// The list could not be read or written.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mesh::config::Invalid;
 use mesh::run::{Params, Settings};
 use mesh::{client, server, tls};
@@ -124,6 +125,8 @@ pub struct Policy {
     pub veth_prefixes: Vec<String>,
     /// Whether a pod may send with its own addresses only.
     pub anti_spoof: bool,
+    /// Destinations that egress policies do not judge: networks that the node's own stack serves to every pod.
+    pub host_stack_cidrs: Vec<IpNet>,
     /// The bit of the conntrack mark that says "revoked"; exactly one.
     pub revoke_bit: u32,
     /// Whether the table is made with the flags owner and persist where the kernel has them.
@@ -146,6 +149,7 @@ impl Default for Policy {
             eni_config: None,
             veth_prefixes: vec!["cali".to_owned()],
             anti_spoof: true,
+            host_stack_cidrs: Vec::new(),
             revoke_bit: 0x0800_0000,
             owned: true,
             owner_socket: PathBuf::from("/run/terway/policy-owner.sock"),
@@ -402,6 +406,10 @@ mod tests {
             ("policy.revoke_bit=0", "policy.revoke_bit"),
             ("policy.veth_prefixes=[]", "policy.veth_prefixes"),
             ("policy.retry_max_ms=1", "policy.retry_max_ms"),
+            (
+                "policy.host_stack_cidrs=[\"169.254.20.10\"]",
+                "policy.host_stack_cidrs",
+            ),
             ("revoke.pause_ms=1", "revoke.pause_ms"),
             ("revoke.established=sometimes", "revoke.established"),
             ("gate.wait_ms=0", "gate.wait_ms"),

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod feed;
 pub mod gate;
 pub mod kernel;
+pub mod lock;
 pub mod metrics;
 pub mod notices;
 pub mod probes;

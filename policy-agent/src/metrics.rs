@@ -88,6 +88,8 @@ pub struct Metrics {
     pub chains: Gauge,
     /// Denied flows the kernel remembers.
     pub denied_flows: Gauge,
+    /// Packets of flows that the kernel remembers as denied.
+    pub denied_packets: Count,
     /// Local pods.
     pub local_pods: Gauge,
 }
@@ -116,6 +118,7 @@ impl Metrics {
             members: Gauge::default(),
             chains: Gauge::default(),
             denied_flows: Gauge::default(),
+            denied_packets: Counter::default(),
             local_pods: Gauge::default(),
         };
         metrics.register_durations(registry);
@@ -178,6 +181,11 @@ impl Metrics {
                 "policy_restorations",
                 "Cut flows that were allowed again",
                 &self.restored,
+            ),
+            (
+                "policy_denied_packets",
+                "Packets that policy denied, of flows that the kernel's set had room for",
+                &self.denied_packets,
             ),
             (
                 "policy_revocation_passes",

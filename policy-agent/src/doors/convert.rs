@@ -102,22 +102,25 @@ pub(super) fn protocol(text: &str, v6: bool) -> Result<Protocol, Status> {
 pub(super) enum End {
     Pod(PodKey),
     Address(IpAddr),
-    Node,
+    /// By name; empty: this one.
+    Node(String),
 }
 
 pub(super) fn end(field: &str, text: &str) -> Result<End, Status> {
     if text == "node" {
-        return Ok(End::Node);
+        return Ok(End::Node(String::new()));
     }
     if let Ok(ip) = text.parse() {
         return Ok(End::Address(ip));
     }
     match text.split_once('/') {
+        Some(("node", name)) if !name.is_empty() => Ok(End::Node(name.to_owned())),
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
             Ok(End::Pod(PodKey::new(namespace, name)))
         }
         Some(_) | None => {
-            let why = format!("{text:?} is none of namespace/name, an address and \"node\"");
+            let why =
+                format!("{text:?} is none of namespace/name, an address, \"node\" and node/name");
             Err(Refusal::bad_field(field, why).into_status())
         }
     }
@@ -171,7 +174,11 @@ mod tests {
 
     #[test]
     fn ends_of_a_flow_are_read_as_people_write_them() {
-        assert_eq!(end("source", "node").unwrap(), End::Node);
+        assert_eq!(end("source", "node").unwrap(), End::Node(String::new()));
+        assert_eq!(
+            end("source", "node/n1").unwrap(),
+            End::Node("n1".to_owned())
+        );
         assert_eq!(
             end("source", "x/a").unwrap(),
             End::Pod(PodKey::new("x", "a"))

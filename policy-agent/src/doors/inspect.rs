@@ -1,5 +1,6 @@
 //! Answers for people: what policy means, what the engine wants, and what the kernel has.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,12 @@ use types::pod::PodKey;
 
 use super::PoliciesDoor;
 use super::convert::{self, End};
+use crate::attachments::Attached;
+use crate::denied::DeniedAt;
 use crate::enforcer::Handle;
 use crate::enforcer::core::{Core, Progress};
 use crate::enforcer::port::{Dump, DumpError, Ownership, Rules};
-use crate::facts::{self, DeniedEntry, Fact};
+use crate::facts::{self, Fact};
 use crate::gate::State;
 use crate::trace::TraceError;
 
@@ -128,42 +131,106 @@ pub(super) async fn explain(
             .flatten()
             .filter_map(|pod| core.engine.show_pod(pod))
             .collect();
-        Ok::<_, Status>((explanation, views))
+        let notes = notes(core, &explanation);
+        Ok::<_, Status>((explanation, views, notes))
     })
     .await?;
-    let (explanation, views) = answer?;
-    let dump = dump(door, &handle).await?;
-    Ok(explained(&explanation, &views, &dump))
+    let (explanation, views, notes) = answer?;
+    let views: Vec<Placed> = views.into_iter().map(|v| Placed::of(door, v)).collect();
+    let targets = views.iter().flat_map(|v| v.targets.iter().cloned());
+    let kernel = dump(door, &handle, targets.collect()).await?;
+    let mut response = explained(&explanation, &views, kernel);
+    response.reasons.extend(notes);
+    Ok(response)
 }
 
-fn explained(explanation: &Explanation, views: &[PodView], dump: &KernelView) -> ExplainResponse {
+/// A local pod, and the namespaces in which its rules stand.
+struct Placed {
+    view: PodView,
+    targets: BTreeSet<Target>,
+}
+
+impl Placed {
+    fn of(door: &PoliciesDoor, view: PodView) -> Self {
+        let known = door.gate.known();
+        let of_pod = known.iter().filter(|a| a.pod == view.key);
+        let targets = of_pod.map(|a| a.own_namespace().unwrap_or(Target::Host));
+        Self {
+            targets: targets.collect(),
+            view,
+        }
+    }
+}
+
+/// What the judgement does not say: which policies of the two pods are malformed, and that a far pod's side is
+/// judged elsewhere.
+fn notes(core: &Core, explanation: &Explanation) -> Vec<String> {
+    let ends = [
+        explanation.source.as_ref(),
+        explanation.destination.as_ref(),
+    ];
+    let mut notes: Vec<String> = core
+        .engine
+        .problems()
+        .into_iter()
+        .filter(|p| p.pods.iter().any(|pod| ends.contains(&Some(pod))))
+        .map(|p| match p.policy {
+            Some(id) => format!(
+                "{id} is malformed and denies what it does not clearly allow: {}: {}",
+                p.what, p.why
+            ),
+            None => format!("{}: {}", p.what, p.why),
+        })
+        .collect();
+    let flow = &explanation.flow;
+    for (side, ip, here) in [
+        ("egress of", flow.source, &explanation.source),
+        ("ingress to", flow.destination, &explanation.destination),
+    ] {
+        if here.is_some() {
+            continue;
+        }
+        let index = core.engine.index();
+        for pod in index.pods_by_ip(ip) {
+            let node = index.pod(&pod).map(|pod| pod.node).unwrap_or_default();
+            notes.push(format!(
+                "{side} {pod} is judged on its node {node:?}: ask there"
+            ));
+        }
+    }
+    notes
+}
+
+fn explained(explanation: &Explanation, pods: &[Placed], mut found: KernelView) -> ExplainResponse {
     let mut kernel = Vec::new();
-    for view in views {
-        kernel.extend(facts::elements(&dump.tables, &view.links, &view.ips));
+    for pod in pods {
+        let view = &pod.view;
+        kernel.extend(found.facts(pod, |dump| facts::elements(dump, &view.links, &view.ips)));
     }
     let flow = &explanation.flow;
-    for (direction, far, pod) in [
+    for (direction, far, key) in [
         (Direction::Egress, flow.destination, &explanation.source),
         (Direction::Ingress, flow.source, &explanation.destination),
     ] {
-        let of_pod = views.iter().filter(|view| Some(&view.key) == pod.as_ref());
-        for profile in of_pod.flat_map(|view| &view.profiles) {
-            if profile.direction == direction {
-                kernel.extend(facts::members(&dump.tables, &profile.sets, far));
-            }
+        let Some(pod) = pods.iter().find(|pod| Some(&pod.view.key) == key.as_ref()) else {
+            continue;
+        };
+        let profiles = pod.view.profiles.iter();
+        for profile in profiles.filter(|p| p.direction == direction) {
+            kernel.extend(found.facts(pod, |dump| facts::members(dump, &profile.sets, far)));
+        }
+        let of_side = explanation
+            .reasons
+            .iter()
+            .filter(|r| r.direction == direction);
+        let chains: BTreeSet<&str> = of_side.filter_map(|r| r.chain.as_deref()).collect();
+        for chain in chains {
+            kernel.extend(found.facts(pod, |dump| facts::chain(dump, chain)));
         }
     }
-    let mut chains: Vec<&str> = Vec::new();
-    for chain in explanation
-        .reasons
-        .iter()
-        .filter_map(|r| r.chain.as_deref())
-    {
-        if !chains.contains(&chain) {
-            chains.push(chain);
-            kernel.extend(facts::chain(&dump.tables, chain));
-        }
-    }
+    // Both ends of a flow may be in the same chain.
+    let mut told = BTreeSet::new();
+    kernel.retain(|fact| told.insert(fact.what.clone()));
     ExplainResponse {
         allowed: explanation.verdict() == Verdict::Allowed,
         reasons: explanation
@@ -172,7 +239,7 @@ fn explained(explanation: &Explanation, views: &[PodView], dump: &KernelView) ->
             .map(|reason| reason.text.clone())
             .collect(),
         kernel: kernel.into_iter().map(fact).collect(),
-        differences: dump.differences.clone(),
+        differences: std::mem::take(&mut found.differences),
     }
 }
 
@@ -234,7 +301,16 @@ fn resolve(core: &mut Core, asked: &Asked) -> Result<Flow, Status> {
 fn addresses(core: &mut Core, field: &str, end: &End) -> Result<Vec<IpAddr>, Status> {
     match end {
         End::Address(ip) => Ok(vec![*ip]),
-        End::Node => Ok(core.rules.node_addresses()),
+        End::Node(name) => {
+            let own = core.rules.node_addresses();
+            let index = core.engine.index();
+            let is_own = |ip: &IpAddr| index.nodes_by_ip(*ip).iter().any(|n| **n == **name);
+            if name.is_empty() || own.iter().any(is_own) {
+                return Ok(own);
+            }
+            let why = format!("{name:?} is not this node: name its address, or ask there");
+            Err(Refusal::bad_field(field, why).into())
+        }
         End::Pod(key) => match core.engine.index().pod(key) {
             Some(pod) if pod.ips.is_empty() => {
                 let why = format!("pod {key} has no address yet");
@@ -263,17 +339,44 @@ pub(super) async fn show_pod(
         let why = format!("pod {key} is not on this node, or is of the host network");
         return Err(not_found(why));
     };
-    let dump = dump(door, &handle).await?;
-    let mut kernel = facts::elements(&dump.tables, &view.links, &view.ips);
+    let pod = Placed::of(door, view);
+    let found = dump(door, &handle, pod.targets.clone()).await?;
+    let view = &pod.view;
+    let mut kernel = found.facts(&pod, |dump| facts::elements(dump, &view.links, &view.ips));
     for chain in view.profiles.iter().filter_map(|p| p.chain.as_deref()) {
-        kernel.extend(facts::chain(&dump.tables, chain));
+        kernel.extend(found.facts(&pod, |dump| facts::chain(dump, chain)));
+    }
+    // Its filter of source addresses is named after its link.
+    for link in &view.links {
+        kernel.extend(found.facts(&pod, |dump| facts::chain(dump, link)));
+    }
+    let mut ingress = lines(view, Direction::Ingress);
+    let mut egress = lines(view, Direction::Egress);
+    let denied = door
+        .denied
+        .read()
+        .await
+        .map_err(|e| unreadable(&e.to_string()))?;
+    let of_pod = |(target, entry): &&DeniedAt| {
+        pod.targets.contains(target) && view.links.contains(&entry.link)
+    };
+    for (side, is_far) in [(&mut egress, false), (&mut ingress, true)] {
+        // The pod's own address is the source of what its egress denies.
+        let of_side = denied
+            .iter()
+            .filter(of_pod)
+            .filter(|(_, e)| view.ips.contains(&e.source) != is_far);
+        let (flows, packets) = of_side.fold((0_u32, 0_u64), |(flows, packets), (_, e)| {
+            (flows.saturating_add(1), packets.saturating_add(e.packets))
+        });
+        side.push(format!("denied lately: {packets} packets of {flows} flows"));
     }
     Ok(ShowPodResponse {
         uid: uid.map(|uid| uid.to_string()).unwrap_or_default(),
         host_link: view.links.first().cloned().unwrap_or_default(),
         ips: view.ips.iter().map(ToString::to_string).collect(),
-        ingress: lines(&view, Direction::Ingress),
-        egress: lines(&view, Direction::Egress),
+        ingress,
+        egress,
         kernel: kernel.into_iter().map(fact).collect(),
     })
 }
@@ -300,7 +403,9 @@ fn lines(view: &PodView, direction: Direction) -> Vec<String> {
 
 pub(super) async fn diff(door: &PoliciesDoor) -> Result<Vec<String>, Status> {
     let handle = on(door)?;
-    Ok(dump(door, &handle).await?.differences)
+    let known = door.gate.known();
+    let inside = known.iter().filter_map(|a| a.own_namespace());
+    Ok(dump(door, &handle, inside.collect()).await?.differences)
 }
 
 pub(super) async fn trace(
@@ -359,17 +464,23 @@ pub(super) async fn denied(door: &PoliciesDoor, limit: usize) -> Result<Vec<Deni
         .await
         .map_err(|e| unreadable(&e.to_string()))?;
     found.truncate(limit);
+    let known = door.gate.known();
     ask(&handle, move |core| {
-        found.iter().map(|entry| denied_flow(core, entry)).collect()
+        let flows = found.iter();
+        flows.map(|at| denied_flow(core, &known, at)).collect()
     })
     .await
 }
 
-fn denied_flow(core: &Core, entry: &DeniedEntry) -> DeniedFlow {
+fn denied_flow(core: &Core, known: &[Attached], (target, entry): &DeniedAt) -> DeniedFlow {
     let of = |ip: IpAddr| core.engine.index().pods_by_ip(ip).into_iter().next();
+    let is_here = |pod: &PodKey| {
+        let mut attached = known.iter().filter(|a| a.pod == *pod);
+        attached.any(|a| a.own_namespace().unwrap_or(Target::Host) == *target)
+    };
     let at_link = |pod: &PodKey| {
         let view = core.engine.show_pod(pod);
-        view.is_some_and(|view| view.links.contains(&entry.link))
+        is_here(pod) && view.is_some_and(|view| view.links.contains(&entry.link))
     };
     // The set is keyed by the pod's link: whose link it is says which direction was denied.
     let source = of(entry.source).filter(at_link);
@@ -394,30 +505,70 @@ fn denied_flow(core: &Core, entry: &DeniedEntry) -> DeniedFlow {
 
 /// What the kernel has now, and where that is not what it should have.
 struct KernelView {
-    tables: Dump,
+    tables: BTreeMap<Target, Dump>,
     differences: Vec<String>,
 }
 
-/// Reads the kernel on another thread and socket than the enforcer's, which has other things to do.
-async fn dump(door: &PoliciesDoor, handle: &Handle) -> Result<KernelView, Status> {
+impl KernelView {
+    /// Facts about a pod, from each namespace in which its rules stand.
+    fn facts(&self, pod: &Placed, look: impl Fn(&Dump) -> Vec<Fact>) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        for target in &pod.targets {
+            let Some(dump) = self.tables.get(target) else {
+                continue;
+            };
+            facts.extend(look(dump).into_iter().map(|mut fact| {
+                if let Target::Namespace(path) = target {
+                    fact.what = format!("{} in {path}", fact.what);
+                }
+                fact
+            }));
+        }
+        facts
+    }
+}
+
+/// Reads the kernel on another thread and socket than the enforcer's, which has other things to do: the node's
+/// namespace, and these.
+async fn dump(
+    door: &PoliciesDoor,
+    handle: &Handle,
+    mut targets: BTreeSet<Target>,
+) -> Result<KernelView, Status> {
+    targets.insert(Target::Host);
     let open = Arc::clone(&door.rules);
     let reading = door.tasks.spawn_blocking(move || {
         let mut rules = open()?;
-        read(&mut *rules).map_err(|e| e.to_string())
+        read(&mut *rules, targets).map_err(|e| e.to_string())
     });
     let tables = reading
         .await
         .map_err(|_| unreadable("the reader panicked"))?
         .map_err(|why| unreadable(&why))?;
     ask(handle, move |core| KernelView {
-        differences: core.engine.diff(&Target::Host, &tables),
+        differences: tables
+            .iter()
+            .flat_map(|(target, dump)| core.engine.diff(target, dump))
+            .collect(),
         tables,
     })
     .await
 }
 
-fn read(rules: &mut dyn Rules) -> Result<Dump, DumpError> {
-    rules.dump(&Target::Host)
+fn read(
+    rules: &mut dyn Rules,
+    targets: BTreeSet<Target>,
+) -> Result<BTreeMap<Target, Dump>, DumpError> {
+    let mut tables = BTreeMap::new();
+    for target in targets {
+        match rules.dump(&target) {
+            Ok(dump) => drop(tables.insert(target, dump)),
+            // Its pod has just ended.
+            Err(DumpError::NamespaceGone) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tables)
 }
 
 /// The enforcer, when policy is on.

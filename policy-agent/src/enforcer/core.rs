@@ -398,7 +398,7 @@ impl Core {
     }
 
     fn place(&mut self, attached: Attached) {
-        if let Some(target) = target_of(&attached) {
+        if let Some(target) = attached.own_namespace() {
             if self.gone.remove(&target) {
                 self.engine.mistrust(&target);
             }
@@ -494,18 +494,10 @@ impl Core {
     }
 }
 
-/// The pod's own namespace, if that is where its rules stand.
-fn target_of(attached: &Attached) -> Option<Target> {
-    attached
-        .host_link
-        .is_empty()
-        .then(|| Target::Namespace(attached.netns.as_str().into()))
-}
-
 /// The attachment as the engine takes it.
 fn local_pod(attached: Attached) -> LocalPod {
     // With a link on the node, that is where the rules stand.
-    let own_namespace = target_of(&attached).is_some();
+    let own_namespace = attached.own_namespace().is_some();
     LocalPod {
         key: attached.pod,
         uid: attached.uid.into(),

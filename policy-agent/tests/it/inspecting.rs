@@ -25,7 +25,7 @@ fn door(bed: &Bed, agent: &Agent) -> PoliciesDoor {
     PoliciesDoor {
         gate: agent.gate.clone(),
         revoker: agent.revoker.clone(),
-        denied: Denied::new(Arc::clone(&open), agent.tasks()),
+        denied: Denied::new(Arc::clone(&open), agent.gate.clone(), agent.tasks()),
         rules: open,
         tracer: Tracer::new(Arc::new(move || rules::packets(&tracing)), tables),
         tasks: agent.tasks(),

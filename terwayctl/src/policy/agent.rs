@@ -112,7 +112,7 @@ impl Agent {
     }
 }
 
-/// The agent knows its own node as `node`.
+/// The agent knows its own node by name.
 fn word(end: &End) -> String {
     end.to_string()
 }
