@@ -87,6 +87,12 @@ impl Documents {
     }
 }
 
+/// Both ends of a stream of batches.
+pub(crate) fn channel() -> (mpsc::Sender<Batch>, Documents) {
+    let (out, batches) = mpsc::channel(DEPTH);
+    (out, Documents { batches })
+}
+
 /// A document until it was told.
 #[derive(Debug)]
 struct Entry {
@@ -113,7 +119,7 @@ impl DocumentSource {
     /// # Errors
     /// [`FolderError`] when the folder is not there or can not be watched.
     pub fn open(path: &Path, wanted: Wanted) -> Result<(Self, Documents), FolderError> {
-        let (out, batches) = mpsc::channel(DEPTH);
+        let (out, documents) = channel();
         let source = Self {
             files: Files::open(path, take)?,
             wanted,
@@ -122,7 +128,7 @@ impl DocumentSource {
             synced: false,
             out,
         };
-        Ok((source, Documents { batches }))
+        Ok((source, documents))
     }
 
     /// Follows the folder until `drain` is cancelled or nobody reads any more.

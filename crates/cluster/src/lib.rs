@@ -1,6 +1,6 @@
 //! Where Kubernetes objects come from: typed pictures of one node, and changes of the whole cluster.
 //!
-//! A source (today a folder of manifests) owns the state in one task. Readers of [`pods::Pods`] see whole pictures,
+//! A source (an API server, or a folder of manifests) owns the state in one task. Readers of [`pods::Pods`] see whole pictures,
 //! so a missed notification costs nothing; readers of [`documents::Documents`] get every change in order, and are
 //! waited for.
 
@@ -8,3 +8,5 @@ pub mod documents;
 pub mod files;
 pub mod folder;
 pub mod pods;
+#[cfg(feature = "server")]
+pub mod server;
