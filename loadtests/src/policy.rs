@@ -5,12 +5,13 @@
 //! neighbours on the machine hardly matter.
 
 mod events;
+mod flows;
 mod packets;
 mod scale;
 mod watcher;
 mod world;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::report::line;
 
@@ -39,6 +40,7 @@ impl Promises {
 /// Runs and prints; whether all promises held.
 pub(crate) async fn run(setup: &Setup) -> Result<bool> {
     let mut promises = Promises::default();
+    line(&format!("load average at the start: {}", load()?));
     line("packets, ns of CPU per packet");
     packets::run(&mut promises).await?;
     line("events");
@@ -49,6 +51,13 @@ pub(crate) async fn run(setup: &Setup) -> Result<bool> {
         line("never open, full size");
         world::never_open(&mut promises).await?;
     }
+    line(&format!("load average at the end: {}", load()?));
     line(&format!("{} promises broken", promises.broken));
     Ok(promises.broken == 0)
+}
+
+/// How busy the machine is: over 1, 5 and 15 minutes.
+fn load() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("read the load average")?;
+    Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))
 }

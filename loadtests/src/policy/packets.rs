@@ -134,7 +134,6 @@ impl Lane {
                 let over = json!({"policy": {"anti_spoof": anti_spoof}});
                 let mut started = Agents::start(&topology.nodes, &over).await?;
                 started.publish(&documents(policies)?);
-                started.run(0, &[])?;
                 started.settle().await?;
                 agents = Some(started);
             }
@@ -250,7 +249,7 @@ fn per_packet(start: Duration) -> Result<f64> {
 fn load_control(node: &Namespace) -> Result<()> {
     let rules = "table inet control { chain forward { type filter hook forward priority 0; \
         policy accept; ct state established,related accept; } }";
-    crate::policy::events::nft(node, rules).context("load the control")
+    crate::policy::events::run_nft(node, rules).context("load the control")
 }
 
 /// Two pods; policies select the second, and only the last one lets the first in.

@@ -1,7 +1,7 @@
 //! When the kernel committed: the times of its own notifications.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fabric::namespace::Namespace;
@@ -52,6 +52,27 @@ impl Watcher {
             })
             .context("start the listener")?;
         Ok(Self { commits })
+    }
+
+    /// Waits until no commit came for `pause`.
+    pub(crate) async fn quiet(&self, pause: Duration) {
+        let mut seen = self.count();
+        let mut since = Instant::now();
+        while since.elapsed() < pause {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = self.count();
+            if now != seen {
+                seen = now;
+                since = Instant::now();
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.commits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Commits since the last call.

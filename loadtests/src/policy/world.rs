@@ -4,10 +4,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use policy_lab::bed::topology::{NodeSpec, PodSpec};
+use policy_lab::never_open::Size;
 use serde_json::{Value, json};
 use types::pod::PodKey;
 
 use crate::policy::Promises;
+
+/// Pod starts of the long suite.
+const STARTS: u64 = 10_000;
 
 /// The node of a bed with one node.
 pub(crate) fn node() -> NodeSpec {
@@ -64,9 +68,14 @@ pub(crate) fn local_document(pod: &PodSpec, labels: &Value) -> Value {
     })
 }
 
+/// The address of the `n`-th pod elsewhere.
+pub(crate) fn remote_address(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(11, 0, 0, 0)).saturating_add(n))
+}
+
 /// Labels of remote pods are of ten keys; the first two tell them apart.
 pub(crate) fn remote(n: u32, namespaces: u32, app: u32) -> Value {
-    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(11, 0, 0, 0)).saturating_add(n));
+    let address = remote_address(n);
     let more = (0..8).map(|k| {
         (
             format!("label-{k}"),
@@ -117,11 +126,24 @@ pub(crate) fn policy(
     })
 }
 
-/// The never-open suite at its full size.
+/// The never-open suite and the starts of pods, at their full size.
 pub(crate) async fn never_open(promises: &mut Promises) -> Result<()> {
-    let report = policy_lab::never_open::run(policy_lab::never_open::Size::full()).await?;
-    for (kept, text) in report.lines() {
-        promises.check(kept, &text);
-    }
+    let size = Size::LONG;
+    let report = policy_lab::never_open::run(size).await?;
+    promises.check(report.denied_delivered == 0, &format!("{report:?}"));
+    let report = policy_lab::pod_starts::run(STARTS).await?;
+    promises.check(
+        report.starts >= STARTS && report.denied_delivered == 0 && report.lost == 0,
+        &format!(
+            "{} pod starts: {} denied packets sent, {} delivered; {} questions, {} answers lost; start p50 {:.1} ms p99 {:.1} ms",
+            report.starts,
+            report.denied_sent,
+            report.denied_delivered,
+            report.asked,
+            report.lost,
+            report.percentile(0.5),
+            report.percentile(0.99)
+        ),
+    );
     Ok(())
 }
