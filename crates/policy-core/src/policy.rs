@@ -85,6 +85,13 @@ pub enum Tier {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Order(pub i64);
 
+impl Order {
+    /// Before all others; where a policy stands whose order cannot be read.
+    pub const FIRST: Self = Self(i64::MIN);
+    /// After all others.
+    pub const LAST: Self = Self(i64::MAX);
+}
+
 /// What a rule does with what it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Action {

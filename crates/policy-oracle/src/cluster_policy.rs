@@ -43,8 +43,8 @@ pub(crate) enum Action {
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterPolicy {
     pub(crate) tier: Tier,
-    /// Lower first.
-    pub(crate) priority: u32,
+    /// Lower first; before all others when it cannot be read.
+    pub(crate) priority: Option<u32>,
     pub(crate) name: String,
     pub(crate) title: String,
     subject: PodPeer,
@@ -90,8 +90,9 @@ impl ClusterPolicy {
     /// Reads a policy.
     ///
     /// A rule that cannot be read accepts nothing, or denies all if it was to deny or to pass. A
-    /// subject, tier or priority that cannot be read makes the policy govern all pods, as one that
-    /// only denies, before all others.
+    /// subject that cannot be read makes the policy govern all pods. With a subject, a tier or a
+    /// priority that cannot be read the policy only denies: in the admin tier without a tier, and
+    /// before all others of its tier without a priority. A spec that is no object denies all.
     pub(crate) fn parse(kind: Kind, document: &Object) -> (Self, Vec<String>) {
         let (_, name) = document::identity(document);
         let mut complaints = Vec::new();
@@ -100,6 +101,7 @@ impl ClusterPolicy {
             complaints.push(complaint);
             None
         });
+        let denies_all = !complaints.is_empty();
         let spec = spec.unwrap_or(&empty);
         let mut open = true;
         let mut doubt = |complaint: String| {
@@ -120,11 +122,8 @@ impl ClusterPolicy {
             },
         };
         let priority = match kind {
-            Kind::Baseline => u32::MAX,
-            Kind::Admin | Kind::Cluster => priority_of(spec).unwrap_or_else(|complaint| {
-                doubt(complaint);
-                0
-            }),
+            Kind::Baseline => Some(u32::MAX),
+            Kind::Admin | Kind::Cluster => priority_of(spec).map_err(&mut doubt).ok(),
         };
         let subject = document::field(spec, "subject")
             .ok_or_else(|| "subject is missing".to_owned())
@@ -138,8 +137,14 @@ impl ClusterPolicy {
             });
 
         let mut note = |complaint: String| complaints.push(complaint);
-        let ingress = Rule::read_all(kind, spec, Direction::Ingress, open, &mut note);
-        let egress = Rule::read_all(kind, spec, Direction::Egress, open, &mut note);
+        let mut rules = |direction: Direction| {
+            if denies_all {
+                return vec![Rule::denies_all(direction.to_string())];
+            }
+            Rule::read_all(kind, spec, direction, open, &mut note)
+        };
+        let ingress = rules(Direction::Ingress);
+        let egress = rules(Direction::Egress);
         let title = match kind {
             Kind::Cluster => format!("ClusterNetworkPolicy {name}"),
             Kind::Admin => format!("AdminNetworkPolicy {name}"),

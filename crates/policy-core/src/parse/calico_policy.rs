@@ -46,7 +46,7 @@ pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>) -> Policy {
     let mut policy = match fields {
         Some(fields) => about_pods(fields, own, at, &mut notes),
         None => Body {
-            order: Ok(Order(i64::MIN)),
+            order: Ok(Order::FIRST),
             subject: widened(Ok(home(own)), Err(Broken), Ok(Selector::Everything)).0,
             ingress: Some(Vec::new()),
             egress: Some(Vec::new()),
@@ -65,7 +65,7 @@ pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>) -> Policy {
             name: Arc::clone(&meta.name),
         },
         tier: Tier::Namespaced,
-        order: policy.order.unwrap_or(Order(i64::MIN)),
+        order: policy.order.unwrap_or(Order::FIRST),
         subject: policy.subject,
         ingress: policy.ingress,
         egress: policy.egress,
@@ -140,7 +140,7 @@ fn about_pods(fields: &Fields, own: Option<&Arc<str>>, at: &Place<'_>, notes: &m
 /// `order` in millionths; absent is last.
 fn order(fields: &Fields, at: &Place<'_>, notes: &mut Notes) -> Result<Order, Broken> {
     let Some(value) = present(fields, "order") else {
-        return Ok(Order(i64::MAX));
+        return Ok(Order::LAST);
     };
     let Some(order) = value.as_f64().filter(|order| order.is_finite()) else {
         return Err(notes.broken(&at.key("order"), "is not a number"));

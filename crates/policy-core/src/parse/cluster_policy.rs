@@ -1,7 +1,9 @@
 //! ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy.
 //!
 //! A rule with a part that cannot be read is, as the API demands, a rule that matches nothing when it accepts, and a
-//! rule that denies everything when it denies or passes.
+//! rule that denies everything when it denies or passes. A list of rules, or a whole spec, that cannot be read denies
+//! everything. A policy whose subject, tier or priority cannot be read can only deny; what can be read of its place
+//! is kept, and the rest is the place where it is heard first.
 
 use std::sync::Arc;
 
@@ -68,30 +70,25 @@ impl Dialect {
 pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>, dialect: Dialect) -> Policy {
     let mut notes = Notes::default();
     let fields = spec_fields(spec, at, &mut notes);
-    let placed = place(fields, dialect, at, &mut notes);
+    let tier = tier(fields, dialect, at, &mut notes);
+    let order = order(fields, dialect, at, &mut notes);
     let (subject, readable) = subject(fields, at, &mut notes);
     let mut lists = [Direction::Ingress, Direction::Egress]
         .map(|direction| rules(fields, direction, dialect, at, &mut notes));
-    if !readable || placed.is_err() {
+    if !readable || tier.is_err() || order.is_err() {
         // Whom it is about, or before what it stands, is not known: it must not let anything through.
         lists.iter_mut().flatten().for_each(|rules| mute(rules));
     }
     let [ingress, egress] = lists;
-    let (tier, order) = placed.unwrap_or((
-        match dialect {
-            Dialect::V1Alpha2 | Dialect::Admin => Tier::Admin,
-            Dialect::BaselineAdmin => Tier::Baseline,
-        },
-        Order(0),
-    ));
     Policy {
         id: PolicyId {
             kind: dialect.kind(),
             namespace: Arc::from(""),
             name: Arc::clone(&meta.name),
         },
-        tier,
-        order,
+        // What is known of the place is kept; the rest is where a denial counts most.
+        tier: tier.unwrap_or(Tier::Admin),
+        order: order.unwrap_or(Order::FIRST),
         subject,
         ingress,
         egress,
@@ -99,18 +96,16 @@ pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>, dialect: Diale
     }
 }
 
-fn place(
+fn tier(
     fields: Option<&Fields>,
     dialect: Dialect,
     at: &Place<'_>,
     notes: &mut Notes,
-) -> Result<(Tier, Order), Broken> {
-    let fields = fields.ok_or(Broken)?;
-    let tier = match dialect {
-        // The only baseline of v1alpha1 comes after those of v1alpha2, which have priorities.
-        Dialect::BaselineAdmin => return Ok((Tier::Baseline, Order(i64::MAX))),
+) -> Result<Tier, Broken> {
+    match dialect {
+        Dialect::BaselineAdmin => Ok(Tier::Baseline),
         Dialect::Admin => Ok(Tier::Admin),
-        Dialect::V1Alpha2 => match notes.text(fields, "tier", at)? {
+        Dialect::V1Alpha2 => match notes.text(fields.ok_or(Broken)?, "tier", at)? {
             Some("Admin") => Ok(Tier::Admin),
             Some("Baseline") => Ok(Tier::Baseline),
             Some(other) => {
@@ -119,13 +114,26 @@ fn place(
             }
             None => Err(notes.broken(&at.key("tier"), "is missing")),
         },
-    };
-    let priority = fields
+    }
+}
+
+fn order(
+    fields: Option<&Fields>,
+    dialect: Dialect,
+    at: &Place<'_>,
+    notes: &mut Notes,
+) -> Result<Order, Broken> {
+    if dialect == Dialect::BaselineAdmin {
+        // The only baseline of v1alpha1 comes after those of v1alpha2, which have priorities.
+        return Ok(Order::LAST);
+    }
+    fields
+        .ok_or(Broken)?
         .get("priority")
         .and_then(Value::as_i64)
         .filter(|priority| (0..=LAST_PRIORITY).contains(priority))
-        .ok_or_else(|| notes.broken(&at.key("priority"), "is not a number from 0 to 1000"));
-    Ok((tier?, Order(priority?)))
+        .map(Order)
+        .ok_or_else(|| notes.broken(&at.key("priority"), "is not a number from 0 to 1000"))
 }
 
 fn subject(fields: Option<&Fields>, at: &Place<'_>, notes: &mut Notes) -> (PodScope, bool) {
@@ -186,7 +194,10 @@ fn rules(
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
-    let list = match notes.list(fields?, key, at) {
+    let list = match fields
+        .ok_or(Broken)
+        .and_then(|fields| notes.list(fields, key, at))
+    {
         Ok(list) => list?,
         Err(Broken) => return Some(vec![deny_all(Arc::from("0"))]),
     };

@@ -81,6 +81,39 @@ fn cluster_policy_in_doubt_can_only_deny(#[case] mut spec: Value) {
     assert!(!with.world().problems().is_empty());
 }
 
+fn accept_all(priority: u32) -> Value {
+    json!({"tier": "Admin", "priority": priority, "subject": {"namespaces": {}},
+        "ingress": [{"action": "Accept", "from": [{"namespaces": {}}]}]})
+}
+
+// F1, F2
+#[rstest]
+#[case(json!({"tier": "Top", "priority": 500}), 499, true)]
+#[case(json!({"tier": "Top", "priority": 500}), 501, false)]
+#[case(json!({"tier": "Admin", "priority": "1"}), 0, false)]
+#[case(json!({"tier": "Baseline", "priority": "1"}), 0, true)]
+#[case(json!({"tier": "Top"}), 0, false)]
+fn cluster_policy_in_doubt_keeps_the_place_that_is_known(
+    #[case] mut spec: Value,
+    #[case] other: u32,
+    #[case] open: bool,
+) {
+    spec["subject"] = json!({"namespaces": {}});
+    spec["ingress"] = json!([{"action": "Deny", "from": [{"namespaces": {}}]}]);
+    let with = cluster()
+        .with(cnp("a", accept_all(other)))
+        .with(cnp("b", spec));
+    assert_eq!(with.opens("y/a", "x/a"), open);
+}
+
+#[test]
+fn cluster_policy_whose_spec_is_no_object_denies_all() {
+    let with = cluster()
+        .with(cnp("a", accept_all(0)))
+        .with(cnp("b", json!("all")));
+    assert!(!with.opens("y/a", "x/a"));
+}
+
 #[rstest]
 #[case(json!({"selector": "pod =", "ingress": [{"action": "Allow"}]}))]
 #[case(json!({"tier": "security", "ingress": [{"action": "Allow"}]}))]

@@ -143,8 +143,9 @@ fn step(
             some_of(dice, now, "Pod"),
         ) {
             (Some(mut taker), Some(giver)) if !on_host(&taker) && !on_host(giver) => {
-                taker["status"]["podIPs"] =
-                    giver.pointer("/status/podIPs").cloned().unwrap_or_default();
+                for key in ["podIP", "podIPs"] {
+                    taker["status"][key] = giver["status"][key].clone();
+                }
                 Happening::Put(taker)
             }
             _ => fallback(),

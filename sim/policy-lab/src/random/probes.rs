@@ -194,6 +194,7 @@ pub fn addresses(document: &Value) -> Vec<IpAddr> {
         .into_iter()
         .flatten()
         .filter_map(|entry| text(entry, "/ip"))
+        .chain(text(document, "/status/podIP"))
         .chain(early.split(','))
         .filter_map(|ip| ip.parse().ok())
         .collect();

@@ -215,6 +215,41 @@ fn cluster_policy_of_unclear_reach_can_only_deny(#[case] key: &str, #[case] valu
     }
 }
 
+// F1, F2
+#[rstest]
+#[case(json!({"tier": null, "priority": 500}), Tier::Admin, Order(500))]
+#[case(json!({"tier": "Top"}), Tier::Admin, Order(10))]
+#[case(json!({"priority": "1"}), Tier::Admin, Order::FIRST)]
+#[case(json!({"tier": "Baseline", "priority": -1}), Tier::Baseline, Order::FIRST)]
+#[case(json!({"tier": 1, "priority": 1001}), Tier::Admin, Order::FIRST)]
+#[case(json!({"tier": "Baseline", "subject": {}}), Tier::Baseline, Order(10))]
+fn cluster_policy_keeps_what_is_known_of_its_place_and_is_heard_first_otherwise(
+    #[case] change: Value,
+    #[case] tier: Tier,
+    #[case] order: Order,
+) {
+    let policy = cluster(|spec| {
+        for (key, value) in change.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+    });
+    assert!(!policy.problems.is_empty());
+    assert_eq!((policy.tier, policy.order), (tier, order));
+}
+
+#[rstest]
+#[case(json!("all"))]
+#[case(json!([]))]
+#[case(json!(7))]
+fn cluster_policy_whose_spec_is_no_object_denies_everything(#[case] spec: Value) {
+    let policy = cluster(|slot| *slot = spec);
+    assert!(denies_all(&only(policy.ingress.as_ref())));
+    assert!(denies_all(&only(policy.egress.as_ref())));
+    assert_eq!(policy.subject.namespaces, NamespaceScope::Any);
+    assert_eq!((policy.tier, policy.order), (Tier::Admin, Order::FIRST));
+    assert_eq!(fields(&policy), ["spec"]);
+}
+
 // F6, D1
 #[rstest]
 #[case(json!({"destinationNamedPort": "web"}), Port::Named(None, "web".into()))]
