@@ -210,17 +210,23 @@ impl Bed {
         Ok(ledgers)
     }
 
+    /// A prober of its own, for instance with addresses that a test gave to a node. It knows the pods of now.
+    ///
+    /// # Errors
+    /// What was refused.
+    pub async fn prober(&self, stations: Vec<Station>) -> anyhow::Result<Prober> {
+        let ledgers = self.ledgers().await?;
+        Prober::open(stations, ledgers, &self.plan.ports, &self.topology.router)
+    }
+
     /// Sends probes and says what became of them; see [`Prober::run`]. Sender and receiver are told by address.
     ///
     /// # Errors
     /// An address that nobody holds, or sums that do not meet.
     pub async fn probe(&mut self, attempts: &[Attempt]) -> anyhow::Result<Vec<Verdict>> {
-        let mut prober = if let Some(prober) = self.prober.take() {
-            prober
-        } else {
-            let ledgers = self.ledgers().await?;
-            let home = &self.topology.router;
-            Prober::open(self.stations(), ledgers, &self.plan.ports, home)?
+        let mut prober = match self.prober.take() {
+            Some(prober) => prober,
+            None => self.prober(self.stations()).await?,
         };
         let mut packets = Vec::with_capacity(attempts.len());
         for attempt in attempts {

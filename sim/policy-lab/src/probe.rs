@@ -10,6 +10,7 @@ pub mod packet;
 mod run;
 pub mod station;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use crate::probe::ledger::{Books, Ledger};
 use crate::probe::packet::{Chunk, Echo, Portless, Sctp, Solicitation};
-use crate::probe::run::{Flight, Outcome, Run, connect, hear, kept_is_fine, payload, send_raw};
+use crate::probe::run::{
+    Flight, Outcome, Run, connect, hear, kept_is_fine, payload, send_raw, sender,
+};
 use crate::probe::station::{Ears, Station};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
@@ -54,6 +57,10 @@ pub enum Kind {
     Tcp(u16),
     /// A datagram to a port, which is answered.
     Udp(u16),
+    /// The same in several fragments: [`packet::LARGE_BYTES`] of data. The answer is short.
+    Large(u16),
+    /// A datagram to a port that nobody answers, because its sender does not own its address; to arrive is enough.
+    OneWay(u16),
     /// An INIT to a port, which is answered by an INIT-ACK.
     Sctp(u16),
     /// An echo request.
@@ -65,6 +72,29 @@ pub enum Kind {
     Solicitation,
 }
 
+impl Kind {
+    /// Whether its sender needs a socket of its own.
+    const fn makes_sockets(self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Udp(_) | Self::Large(_) | Self::OneWay(_) => true,
+            Self::Sctp(_) | Self::Echo | Self::Portless | Self::Solicitation => false,
+        }
+    }
+
+    /// Whether somebody answers it.
+    const fn is_answered(self) -> bool {
+        match self {
+            Self::Tcp(_)
+            | Self::Udp(_)
+            | Self::Large(_)
+            | Self::Sctp(_)
+            | Self::Echo
+            | Self::Portless => true,
+            Self::OneWay(_) | Self::Solicitation => false,
+        }
+    }
+}
+
 /// One attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probe {
@@ -72,7 +102,7 @@ pub struct Probe {
     pub from: usize,
     /// The address that it sends with.
     pub source: IpAddr,
-    /// Where to; of the same family, and held by a station.
+    /// Where to; of the same family, and held by a station or translated to one.
     pub destination: IpAddr,
     /// What.
     pub kind: Kind,
@@ -318,7 +348,7 @@ impl Prober {
             let Some(probe) = run.probes.get(index).copied() else {
                 continue;
             };
-            let makes_sockets = matches!(probe.kind, Kind::Tcp(_) | Kind::Udp(_));
+            let makes_sockets = probe.kind.makes_sockets();
             if makes_sockets && inside != Some(probe.from) {
                 let station = self.stations.get(probe.from).context("no such station")?;
                 setns(
@@ -342,17 +372,16 @@ impl Prober {
                 let flight = run.flights.get_mut(index).context("no such flight")?;
                 flight.socket = Some(socket);
             }
-            Kind::Udp(to) => {
-                let key = (probe.from, probe.source);
-                let socket = match run.senders.entry(key) {
-                    std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(free) => {
-                        let socket = UdpSocket::bind((probe.source, port))?;
-                        socket.set_nonblocking(true)?;
-                        free.insert(socket)
-                    }
+            Kind::Udp(to) | Kind::Large(to) | Kind::OneWay(to) => {
+                let foreign = matches!(probe.kind, Kind::OneWay(_));
+                let socket = match run.senders.entry((probe.from, probe.source, foreign)) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(free) => free.insert(sender(probe.source, port, foreign)?),
                 };
-                let payload = payload(port, number);
+                let mut payload = payload(port, number).to_vec();
+                if matches!(probe.kind, Kind::Large(_)) {
+                    payload.resize(packet::LARGE_BYTES, 0);
+                }
                 kept_is_fine(socket.send_to(&payload, (probe.destination, to)))?;
             }
             Kind::Sctp(to) => {

@@ -5,6 +5,9 @@ pub const SCTP_BYTES: usize = 32;
 /// Bytes of an ICMP echo with our four bytes of data.
 pub const ECHO_BYTES: usize = 12;
 
+/// Data of a datagram that takes five fragments.
+pub const LARGE_BYTES: usize = 6_000;
+
 /// Kind of an SCTP chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunk {

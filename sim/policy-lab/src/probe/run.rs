@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::socket::sockopt::IpTransparent;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, sendto, socket_with,
     sockopt,
@@ -46,7 +47,8 @@ pub(super) enum Outcome {
 pub(super) struct Run<'a> {
     pub(super) probes: &'a [Probe],
     pub(super) flights: Vec<Flight>,
-    pub(super) senders: HashMap<(usize, IpAddr), UdpSocket>,
+    /// By station, address, and whether the address is somebody else's.
+    pub(super) senders: HashMap<(usize, IpAddr, bool), UdpSocket>,
     pub(super) accepted: Vec<OwnedFd>,
     pub(super) port: u16,
 }
@@ -70,6 +72,13 @@ impl Run<'_> {
             flight.arrived = true;
             flight.answered |= answered;
         }
+    }
+
+    fn is_answered(&self, number: u32) -> bool {
+        let probe = usize::try_from(number)
+            .ok()
+            .and_then(|i| self.probes.get(i));
+        probe.is_none_or(|p| p.kind.is_answered())
     }
 
     pub(super) fn hear_answers(&mut self) -> anyhow::Result<bool> {
@@ -131,9 +140,13 @@ pub(super) fn hear(ear: &station::Ear, run: &mut Run<'_>) -> anyhow::Result<bool
     for (_, socket) in &ear.udp {
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
             let bytes = buffer.get(..length).unwrap_or_default();
-            if let Some(number) = number_of(bytes, run.port) {
-                run.note(number, false);
-                progress = true;
+            let Some(number) = number_of(bytes, run.port) else {
+                continue;
+            };
+            progress = true;
+            let answered = run.is_answered(number);
+            run.note(number, !answered);
+            if answered {
                 kept_is_fine(socket.send_to(bytes, peer))?;
             }
         }
@@ -209,19 +222,35 @@ pub(super) fn connect(source: IpAddr, port: u16, to: SocketAddr) -> anyhow::Resu
     }
 }
 
+/// A socket that sends datagrams from an address, which may be one that its namespace does not hold.
+pub(super) fn sender(source: IpAddr, port: u16, foreign: bool) -> anyhow::Result<UdpSocket> {
+    let family = if source.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
+    if foreign {
+        nix::sys::socket::setsockopt(&socket, IpTransparent, &true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddr::new(source, port))?;
+    Ok(socket.into())
+}
+
 pub(super) fn payload(port: u16, number: u32) -> [u8; 6] {
     let [p1, p2] = port.to_be_bytes();
     let [n1, n2, n3, n4] = number.to_be_bytes();
     [p1, p2, n1, n2, n3, n4]
 }
 
-/// The number in a payload of this run.
+/// The number that a payload of this run begins with.
 fn number_of(bytes: &[u8], port: u16) -> Option<u32> {
-    let (of_run, number) = bytes.split_first_chunk::<2>()?;
+    let (of_run, rest) = bytes.split_first_chunk::<2>()?;
     if u16::from_be_bytes(*of_run) != port {
         return None;
     }
-    Some(u32::from_be_bytes(number.try_into().ok()?))
+    rest.first_chunk().copied().map(u32::from_be_bytes)
 }
 
 /// A packet that the node's own rules keep is refused to its sender; the books have it.

@@ -107,6 +107,8 @@ async fn bed_without_policy_passes_everything_and_sees_what_a_rule_drops() {
             probe::Kind::Tcp(_)
             | probe::Kind::Udp(_)
             | probe::Kind::Sctp(_)
+            | probe::Kind::Large(_)
+            | probe::Kind::OneWay(_)
             | probe::Kind::Portless
             | probe::Kind::Solicitation => false,
         };

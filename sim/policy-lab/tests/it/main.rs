@@ -17,4 +17,5 @@ mod mutations;
 mod never_open;
 mod pod_starts;
 mod revocation;
+mod special_addresses;
 mod upstream;
