@@ -50,7 +50,7 @@ pub async fn findings(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     Ok(found)
 }
 
-/// Waits until an audit finds nothing.
+/// Waits until an audit finds nothing, and the kernels have the policy of exactly the pods that are there.
 ///
 /// # Errors
 /// What is still found when the wait is over.
@@ -60,7 +60,26 @@ pub async fn clean(cluster: &Cluster) -> Result<()> {
         if !found.is_empty() {
             bail!("the audit finds {found:?}");
         }
+        if cluster.has_policy() {
+            for node in 1..=cluster.nodes().len() {
+                policy_of(cluster, node).await?;
+            }
+        }
         Ok(())
     })
     .await
+}
+
+/// Fails unless the node's policy agent knows the pods that are there, and the kernel has what it should.
+async fn policy_of(cluster: &Cluster, node: usize) -> Result<()> {
+    let known = cluster.policy_status(node).await?.local_pods;
+    let bound = cluster.node_dump(node).await?.bindings.len();
+    if usize::try_from(known) != Ok(bound) {
+        bail!("node {node} has {bound} pods, and its policy agent knows {known}");
+    }
+    let differences = cluster.policy_diff(node).await?;
+    if !differences.is_empty() {
+        bail!("the kernel of node {node} has not what policy says: {differences:?}");
+    }
+    Ok(())
 }

@@ -5,4 +5,5 @@
 
 pub mod audit;
 pub mod check;
+pub mod leftovers;
 pub mod story;

@@ -7,6 +7,8 @@ use sandbox::cluster::Cluster;
 use sandbox::options::ClusterOptions;
 use tokio::time::Instant;
 
+use crate::leftovers::Traces;
+
 /// One cluster at a time: the machine is small, and a story's times should be its own.
 static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -18,7 +20,7 @@ pub fn alone() -> tokio::sync::MutexGuard<'static, ()> {
     ONE.blocking_lock()
 }
 
-/// Starts a cluster, tells the story, and ends the cluster.
+/// Starts a cluster, tells the story, ends the cluster, and looks whether anything of it is left.
 ///
 /// # Panics
 /// When the machine can not run it, or the story fails; the message says what.
@@ -41,6 +43,7 @@ async fn tell_on(
 ) -> Result<()> {
     let _one = ONE.lock().await;
     let cluster = Cluster::start(options).await.context("start the cluster")?;
+    let traces = Traces::of(&cluster);
     let mut told = story(&cluster).await;
     if let Err(error) = told {
         cluster.run_dir().keep();
@@ -48,7 +51,8 @@ async fn tell_on(
         told = Err(error.context(format!("logs are in {}", logs.display())));
     }
     let stopped = cluster.stop().await.context("stop the cluster");
-    told.and(stopped)
+    let gone = traces.check(told.is_err());
+    told.and(stopped).and(gone)
 }
 
 /// Looks until it succeeds, at most for `limit`; then the last error is the answer.

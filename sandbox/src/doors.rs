@@ -15,7 +15,7 @@ use proto::ipam::v1::{DumpShardsRequest, ShardDump};
 use proto::node::v1::inspect_client::InspectClient;
 use proto::node::v1::{DumpNodeRequest, DumpNodeResponse};
 use proto::policy::v1::policies_client::PoliciesClient;
-use proto::policy::v1::{StatusRequest, StatusResponse};
+use proto::policy::v1::{DiffRequest, StatusRequest, StatusResponse};
 
 /// What the agent behind a socket holds.
 pub async fn dump_node(socket: &Path) -> anyhow::Result<DumpNodeResponse> {
@@ -33,6 +33,14 @@ pub async fn policy_status(socket: &Path) -> anyhow::Result<StatusResponse> {
     let answer = PoliciesClient::new(channel).status(StatusRequest {}).await;
     let answer = answer.with_context(|| format!("ask the agent at {}", socket.display()))?;
     Ok(answer.into_inner())
+}
+
+/// What the kernel has otherwise than the policy agent behind a socket says.
+pub async fn policy_diff(socket: &Path) -> anyhow::Result<Vec<String>> {
+    let channel = Channel::unix(socket, &Params::default());
+    let answer = PoliciesClient::new(channel).diff(DiffRequest {}).await;
+    let answer = answer.with_context(|| format!("ask the agent at {}", socket.display()))?;
+    Ok(answer.into_inner().lines)
 }
 
 /// All shards that the replica at `at` owns, asked from inside a namespace with the certificate in `tls`.

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use types::pod::PodKey;
 
 use crate::cluster::{Cluster, run_plugin};
-use crate::echo::EchoServer;
 use crate::plugin::{CniCall, CniOutput};
 use crate::pods::{Pod, manifest, manifest_file};
 use crate::run_dir;
@@ -60,7 +59,7 @@ impl Cluster {
         name: &str,
     ) -> anyhow::Result<Pod> {
         let mut pod = self.prepare_quiet_pod(node, namespace, name).await?;
-        pod.echo = Some(EchoServer::start(&pod.netns, &pod.answer()).await?);
+        pod.serve().await?;
         Ok(pod)
     }
 
@@ -163,7 +162,7 @@ impl Cluster {
         let mut pod = self
             .prepare_labelled_pod(node, namespace, name, labels)
             .await?;
-        pod.echo = Some(EchoServer::start(&pod.netns, &pod.answer()).await?);
+        pod.serve().await?;
         let output = self.add_pod(&mut pod).await?;
         if !output.is_ok() {
             bail!("ADD of {} on node {node}: {}", pod.key, output.text());

@@ -21,6 +21,7 @@ pub mod options;
 pub mod percentile;
 pub mod plugin;
 pub mod pods;
+pub mod policy_kernel;
 pub mod policy_proof;
 pub mod probe;
 pub mod process;

@@ -96,4 +96,17 @@ impl Cluster {
     pub async fn policy_status(&self, node: usize) -> anyhow::Result<StatusResponse> {
         doors::policy_status(&self.run_dir().policy_socket(node)).await
     }
+
+    /// Whether policy agents run.
+    pub const fn has_policy(&self) -> bool {
+        self.options.policy.is_some()
+    }
+
+    /// What a node's kernel has otherwise than its policy agent says, one line each.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn policy_diff(&self, node: usize) -> anyhow::Result<Vec<String>> {
+        doors::policy_diff(&self.run_dir().policy_socket(node)).await
+    }
 }

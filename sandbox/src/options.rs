@@ -58,6 +58,16 @@ pub enum PolicyFeed {
     Relay,
 }
 
+impl PolicyFeed {
+    /// The word on command lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Folder => "folder",
+            Self::Relay => "relay",
+        }
+    }
+}
+
 /// A process of the sandbox. Numbers start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Service {

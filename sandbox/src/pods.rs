@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use fabric::error::FabricError;
 use fabric::namespace::Namespace;
 use serde_json::json;
 use types::pod::PodKey;
@@ -38,6 +39,15 @@ impl Pod {
     /// What its server answers.
     pub fn answer(&self) -> String {
         self.key.to_string()
+    }
+
+    /// Starts its server, which answers with its name.
+    ///
+    /// # Errors
+    /// When it can not listen.
+    pub async fn serve(&mut self) -> Result<(), FabricError> {
+        self.echo = Some(EchoServer::start(&self.netns, &self.answer()).await?);
+        Ok(())
     }
 
     /// Stops its server, as a crashed container's would.

@@ -1,5 +1,6 @@
 //! A policy shown: default deny plus one allowed label, in a namespace of its own, which is gone afterwards.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -7,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::{AUDITOR, Cluster};
 use crate::pods::Pod;
-use crate::reachability::{Matrix, all_pairs};
+use crate::policy_kernel;
+use crate::reachability::{Attempt, Matrix, all_pairs};
 
 /// Where it happens.
 const NAMESPACE: &str = "guarded";
@@ -18,15 +20,38 @@ const FORCE_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks whether they are.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// One connection under the policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// What was tried, and what came of it.
+    pub attempt: Attempt,
+    /// The dialer's address.
+    pub source: IpAddr,
+    /// Packets of it that the server's node counted as dropped.
+    pub dropped: u64,
+}
+
+impl Connection {
+    /// Whether it passed, and the kernel of the server's node dropped nothing of it.
+    pub fn is_allowed(&self) -> bool {
+        self.attempt.outcome.is_reached() && self.dropped == 0
+    }
+
+    /// Whether it did not pass, and that was policy: the kernel of the server's node counted what it dropped.
+    pub fn is_denied(&self) -> bool {
+        !self.attempt.outcome.is_reached() && self.dropped > 0
+    }
+}
+
 /// What was seen.
 #[derive(Debug)]
 pub struct Proof {
     /// Connections of both clients before there was a policy.
     pub before: Matrix,
     /// Connections of the client with the label, under the policies.
-    pub allowed: Matrix,
+    pub allowed: Vec<Connection>,
     /// Connections of the client without, under the policies.
-    pub denied: Matrix,
+    pub denied: Vec<Connection>,
     /// Connections of both clients when the policies were gone again.
     pub after: Matrix,
     /// From the moment the policies were written until the server's node had them in its kernel.
@@ -39,22 +64,20 @@ impl Proof {
     /// Whether everybody reached the server but the one without the label, over as many families as there are.
     pub fn holds(&self) -> bool {
         let reached = |matrix: &Matrix| !matrix.attempts.is_empty() && matrix.failures().is_empty();
+        let families = self.before.attempts.len() / 2;
         reached(&self.before)
-            && reached(&self.allowed)
             && reached(&self.after)
-            && is_denied(&self.denied)
+            && self.allowed.len() == families
+            && self.allowed.iter().all(Connection::is_allowed)
+            && self.denied.len() == families
+            && self.denied.iter().all(Connection::is_denied)
     }
 
     /// Whether the reason names what denies.
     pub fn is_explained(&self) -> bool {
-        self.reasons
-            .iter()
-            .any(|line| line.contains("default-deny"))
+        let says = |word: &str| self.reasons.iter().any(|line| line.contains(word));
+        says("DENIED") && says("default-deny")
     }
-}
-
-fn is_denied(matrix: &Matrix) -> bool {
-    !matrix.attempts.is_empty() && matrix.failures().len() == matrix.attempts.len()
 }
 
 /// Everything in the namespace may send; nothing may be sent to.
@@ -102,9 +125,10 @@ pub async fn prove(cluster: &Cluster) -> anyhow::Result<Proof> {
     .await?;
     let took = start.elapsed();
     let (denied, allowed) = until(async || {
-        let denied = dial(&[&stranger], &server).await?;
-        let allowed = dial(&[&friend], &server).await?;
-        let there = is_denied(&denied) && allowed.failures().is_empty();
+        let denied = judged(cluster, &stranger, &server).await?;
+        let allowed = judged(cluster, &friend, &server).await?;
+        let there =
+            denied.iter().all(Connection::is_denied) && allowed.iter().all(Connection::is_allowed);
         Ok((there, (denied, allowed)))
     })
     .await?;
@@ -144,6 +168,22 @@ async fn pod(
 async fn dial(from: &[&Pod], to: &Pod) -> anyhow::Result<Matrix> {
     let from: Vec<_> = from.iter().map(|pod| pod.place()).collect();
     Ok(all_pairs(&from, &[to.place()], DIAL_LIMIT).await?)
+}
+
+/// Dials, and asks the kernel of the server's node what it dropped.
+async fn judged(cluster: &Cluster, from: &Pod, to: &Pod) -> anyhow::Result<Vec<Connection>> {
+    let node = &cluster.node(to.node)?.namespace;
+    let mut connections = Vec::new();
+    for attempt in dial(&[from], to).await?.attempts {
+        let source = from.address(attempt.target.is_ipv4());
+        let source = source.with_context(|| format!("{} has no such address", from.key))?;
+        connections.push(Connection {
+            dropped: policy_kernel::dropped(node, source, attempt.target).await?,
+            attempt,
+            source,
+        });
+    }
+    Ok(connections)
 }
 
 /// Looks until it is as wanted, or for as long as that may take; the last look is the answer.

@@ -30,7 +30,7 @@ impl RunDir {
             root: temporary.path().to_owned(),
             temporary: std::sync::Mutex::new(Some(temporary)),
         };
-        for folder in [dir.manifests(), dir.logs(), dir.traces()] {
+        for folder in [dir.manifests(), dir.eni_config(), dir.logs(), dir.traces()] {
             fs::create_dir_all(folder)?;
         }
         Ok(dir)
@@ -87,6 +87,11 @@ impl RunDir {
     /// Terway's `eni_conf`.
     pub fn eni_conf(&self) -> PathBuf {
         self.root.join("eni_conf.json")
+    }
+
+    /// The folder of Terway's `eni-config`, as it is mounted on every node; empty at first.
+    pub fn eni_config(&self) -> PathBuf {
+        self.root.join("eni-config")
     }
 
     /// The socket of a node's agent.

@@ -175,7 +175,11 @@ impl Inputs<'_> {
                 "socket": self.run.policy_socket(node),
             },
             "feed": feed,
-            "policy": {"enabled": true, "owner_socket": self.run.owner_socket(node)},
+            // As in a cluster: Terway's own keys say whether policy is on, and without them it is.
+            "policy": {
+                "eni_config": self.run.eni_config(),
+                "owner_socket": self.run.owner_socket(node),
+            },
             "tls": self.tls(service),
             "service": self.service(service, POLICY_HEALTH, POLICY_ADMIN),
         })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,9 +47,9 @@ pub struct SpanLink {
 }
 
 impl Span {
-    /// How long it took, in milliseconds.
-    pub fn millis(&self) -> u64 {
-        self.end_unix_nano.saturating_sub(self.start_unix_nano) / 1_000_000
+    /// How long it took.
+    pub fn duration(&self) -> Duration {
+        Duration::from_nanos(self.end_unix_nano.saturating_sub(self.start_unix_nano))
     }
 
     /// An attribute as text.

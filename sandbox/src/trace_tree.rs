@@ -151,7 +151,7 @@ fn line(span: &Span, equal: usize, depth: usize, start: u64, text: &mut String) 
         text,
         "    {name:<52} {service:<14} +{at:>5} ms {took:>6} ms{request}{failed}",
         service = span.service,
-        took = span.millis(),
+        took = span.duration().as_millis(),
         request = request.unwrap_or_default(),
     );
 }

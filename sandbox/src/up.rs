@@ -1,5 +1,7 @@
 //! What `sandbox up` does, from nothing to a verdict.
 
+mod policy;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
@@ -11,11 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agreement::{self, AuditInputs};
 use crate::args::UpArgs;
 use crate::churn::churn;
-use crate::cluster::{Cluster, Host, READY_LIMIT};
+use crate::cluster::{AUDITOR, Cluster, Host, READY_LIMIT};
 use crate::controls;
-use crate::options::{ClusterOptions, Latency, Service, Store};
+use crate::options::{ClusterOptions, Latency, PolicyFeed, Service, Store};
 use crate::pods::Pod;
-use crate::policy_proof;
 use crate::reachability::{Place, all_pairs};
 use crate::report::Report;
 use crate::trace_tree::Trace;
@@ -45,11 +46,12 @@ pub async fn up(args: &UpArgs, out: impl Write) -> anyhow::Result<bool> {
     let mut report = Report::new(out);
     let options = options(args);
     let words = format!(
-        "{} nodes in {} zones, store {}, latency {}",
+        "{} nodes in {} zones, store {}, latency {}, policy {}",
         options.nodes,
         options.zones,
         options.store.name(),
         options.latency.name(),
+        options.policy.map_or("off", PolicyFeed::name),
     );
     report.step(&format!("starting {words}"));
     let cluster = Cluster::start(options).await?;
@@ -175,7 +177,7 @@ async fn prove<W: Write>(
     show_owners(cluster, report).await?;
     check_reachability(cluster, &pods, report).await?;
     if cluster.options.policy.is_some() {
-        check_policy(cluster, report).await?;
+        policy::check(cluster, report).await?;
     }
     if args.churn > 0 {
         check_churn(cluster, args.churn, report).await?;
@@ -308,28 +310,6 @@ async fn check_reachability<W: Write>(
     Ok(())
 }
 
-/// Shows one policy: who may not reach the server does not, over both families, and it is said why.
-async fn check_policy<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Result<()> {
-    report.step("a policy: default deny, and one label that is allowed");
-    let proof = policy_proof::prove(cluster).await?;
-    let text = format!(
-        "with the label {} of {} connections pass, without {} of {}; in force {} ms after they were written",
-        proof.allowed.attempts.len() - proof.allowed.failures().len(),
-        proof.allowed.attempts.len(),
-        proof.denied.attempts.len() - proof.denied.failures().len(),
-        proof.denied.attempts.len(),
-        proof.took.as_millis(),
-    );
-    report.check(proof.holds(), &text);
-    let shown = proof.allowed.attempts.iter().chain(&proof.denied.attempts);
-    let lines: Vec<_> = shown.map(ToString::to_string).collect();
-    report.details(&lines, DETAILS);
-    let text = "terwayctl policy explain names what denies";
-    report.check(proof.is_explained(), text);
-    report.details(&proof.reasons, DETAILS);
-    Ok(())
-}
-
 /// Compares kernel, stores, log and cloud; changes that are under way get time to end.
 async fn agree<W: Write>(
     cluster: &Cluster,
@@ -382,6 +362,7 @@ async fn check_churn<W: Write>(
     report: &mut Report<W>,
 ) -> anyhow::Result<()> {
     report.step(&format!("{rounds} pods come and go"));
+    let started_ms = mesh::clock::wall_ms();
     let churn = churn(cluster, rounds).await?;
     let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
     for (verb, durations) in [("ADD", &churn.adds), ("DEL", &churn.dels)] {
@@ -394,6 +375,9 @@ async fn check_churn<W: Write>(
         report.check(durations.count() >= rounds, &text);
     }
     report.details(&churn.failures, DETAILS);
+    if cluster.options.policy.is_some() {
+        policy::check_cost(cluster, &churn.adds, started_ms, report).await?;
+    }
     Ok(())
 }
 
@@ -481,10 +465,20 @@ async fn stay<W: Write>(cluster: &Cluster, report: &mut Report<W>) -> anyhow::Re
         let enter = format!("nsenter --net={} bash", path.display());
         report.line(&format!("    {:<37} {enter}", host.name));
     }
+    if cluster.options.policy.is_some() {
+        let socket = cluster.run_dir().policy_socket(1);
+        let terwayctl = cluster.bin_dir().join(AUDITOR);
+        report.line(&format!(
+            "    {:<37} {} policy denied --socket {}",
+            "what node-1 denied lately",
+            terwayctl.display(),
+            socket.display()
+        ));
+    }
     let namespace = cluster.services_host().namespace.path();
     report.line(&format!(
         "    {:<37} nsenter --net={} bash",
-        "gateway and ipam",
+        "central services",
         namespace.display()
     ));
     interrupt.recv().await.context("wait for Ctrl-C")
