@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fabric::shell;
 use serde_json::{Value, json};
 use types::pod::PodKey;
@@ -12,24 +13,39 @@ use crate::bed::enforcer::Kind;
 use crate::bed::topology::{NodeSpec, PodSpec};
 use crate::bed::{Bed, Plan};
 use crate::stream::{Count, Route, Stream};
+use crate::talk::{Over, Speaker, Talks, Topic};
 
 /// Where the allowed stream goes to. Each denied stream has one of the next ports, which are allowed to friends too:
 /// it is denied for its sender alone.
 const PORT: u16 = 9_000;
 /// The last port of a stream.
 const LAST_PORT: u16 = 9_003;
-/// Allowed datagrams in a second.
+/// Allowed datagrams in a second, at most: a denied stream has no fewer.
 const ALLOWED_RATE: u64 = 2_000;
 /// Ports of the rules that change; nobody uses them.
 const FIRST_RULE_PORT: u64 = 20_000;
+/// Where the conversation goes to that is allowed and denied in turn.
+const DOOR: u16 = 9_004;
+/// How another tool's chains branch, and how often.
+const FAN: usize = 4;
+const LEVELS: usize = 6;
 /// So many numbers of rules differ from each other.
 const RULE_PORTS: u64 = 40_000;
+
+/// A conversation that was silent for so long is cut.
+const SILENCE: Duration = Duration::from_millis(300);
+/// How long a conversation may take to be cut or to come back.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at a conversation.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A bed with pods whose traffic is denied and allowed.
 #[derive(Debug)]
 pub struct Scene {
     /// The bed.
     pub bed: Bed,
+    /// A conversation through the door of [`Scene::documents`], once it has begun.
+    turning: Option<Talks>,
 }
 
 /// All streams of the storm.
@@ -125,11 +141,13 @@ impl Scene {
         };
         Ok(Self {
             bed: Bed::create(plan).await?,
+            turning: None,
         })
     }
 
     /// The cluster with the policies of this number. Numbers that differ make chains that differ, and mean the same
-    /// for every stream.
+    /// for every stream. The door is open to the visitor with even numbers, and shut with odd ones: each change of
+    /// that leaves an established flow to be marked.
     pub fn documents(&self, number: u64) -> Vec<Value> {
         let port = FIRST_RULE_PORT.saturating_add(number % RULE_PORTS);
         let changing = json!({"protocol": "TCP", "port": port});
@@ -152,6 +170,21 @@ impl Scene {
                 "egress": [{"to": [{"podSelector": selected("victim")}], "ports": [changing]}],
             },
         });
+        let visitors = if number.is_multiple_of(2) {
+            json!([{
+                "from": [{"podSelector": selected("visitor")}],
+                "ports": [{"protocol": "UDP", "port": DOOR}],
+            }])
+        } else {
+            json!([])
+        };
+        let door = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "x", "name": "door"},
+            "spec": {
+                "podSelector": selected("victim"), "policyTypes": ["Ingress"], "ingress": visitors,
+            },
+        });
         let nodes = self.bed.plan().nodes.iter().map(|node| {
             json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name},
@@ -169,11 +202,12 @@ impl Scene {
             pod("prisoner", 0, 13),
             pod("open", 1, 14),
             pod("stranger", 1, 15),
+            pod("visitor", 1, 16),
         ];
         nodes
             .chain([space])
             .chain(pods)
-            .chain([guard, jail])
+            .chain([guard, jail, door])
             .collect()
     }
 
@@ -184,6 +218,64 @@ impl Scene {
     pub async fn show(&mut self, number: u64) -> anyhow::Result<()> {
         let documents = self.documents(number);
         self.bed.show(&documents).await
+    }
+
+    /// Begins the conversation through the door, which has to be open.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub fn begin_turning(&mut self) -> anyhow::Result<()> {
+        let route = self.route(("visitor", "victim", false), DOOR, 0)?;
+        let talks = Talks::start()?;
+        talks.begin(&Topic {
+            name: "the visitor".to_owned(),
+            client: route.sender,
+            client_address: route.source,
+            call: route.destination,
+            server: route.receiver,
+            listen: route.destination,
+            over: Over::Udp,
+            speaker: Speaker::Server,
+        })?;
+        self.turning = Some(talks);
+        Ok(())
+    }
+
+    /// When the visitor last heard something.
+    ///
+    /// # Errors
+    /// The conversation has not begun.
+    pub fn last_heard(&self) -> anyhow::Result<Instant> {
+        let heard = self.turning.as_ref().and_then(|t| t.heard().pop());
+        Ok(heard.context("nobody talks through the door")?.last)
+    }
+
+    /// Waits until the visitor hears something that was said after `since`; says how long after that.
+    ///
+    /// # Errors
+    /// He does not.
+    pub async fn wait_heard(&self, since: Instant) -> anyhow::Result<Duration> {
+        while self.last_heard()? <= since {
+            if since.elapsed() > PATIENCE {
+                bail!("the conversation that is allowed again did not go on in {PATIENCE:?}");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(self.last_heard()?.saturating_duration_since(since))
+    }
+
+    /// Waits until the visitor hears nothing any more; says how long after `since` the last word was.
+    ///
+    /// # Errors
+    /// There is no end to it.
+    pub async fn wait_cut(&self, since: Instant) -> anyhow::Result<Duration> {
+        while self.last_heard()?.max(since).elapsed() < SILENCE {
+            if since.elapsed() > PATIENCE {
+                bail!("the conversation that is denied went on for {PATIENCE:?}");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(self.last_heard()?.saturating_duration_since(since))
     }
 
     /// Starts a pod beside the streams and stops it again.
@@ -208,7 +300,9 @@ impl Scene {
         self.bed.stop_pod(&spec.key).await
     }
 
-    /// Adds another tool's chains before ours in the same hook: slow, and accepting everything.
+    /// Adds another tool's chains before ours in the hook where policy is: slow, and accepting everything. They jump
+    /// [`FAN`] ways on each of [`LEVELS`] levels, so that few rules take a packet long; each of the ways ends at this
+    /// many.
     ///
     /// # Errors
     /// `nft` refuses.
@@ -216,17 +310,22 @@ impl Scene {
         if rules == 0 {
             return Ok(());
         }
-        let mut script = "table inet neighbour {\nchain slow {\n\
-                          type filter hook postrouting priority 80;\n"
-            .to_owned();
+        let mut script = format!("table inet neighbour {{\nchain level{LEVELS} {{\n");
         for rule in 0..rules {
-            writeln!(
-                script,
-                "meta mark {:#x} accept",
-                rule.saturating_add(0x100_0000)
-            )?;
+            let mark = rule.saturating_add(0x100_0000);
+            writeln!(script, "meta mark {mark:#x} accept")?;
         }
-        script.push_str("}\n}\n");
+        script.push_str("}\n");
+        for level in (0..LEVELS).rev() {
+            writeln!(script, "chain level{level} {{")?;
+            for _ in 0..FAN {
+                writeln!(script, "jump level{}", level.saturating_add(1))?;
+            }
+            script.push_str("}\n");
+        }
+        script.push_str(
+            "chain slow {\ntype filter hook postrouting priority 80;\njump level0\n}\n}\n",
+        );
         let node = self.bed.topology.node(0)?;
         shell::nft(&node.namespace, &script).await?;
         Ok(())
@@ -262,7 +361,11 @@ impl Scene {
     /// # Errors
     /// A socket that could not be opened.
     pub fn streams(&self, rate: u64) -> anyhow::Result<Streams> {
-        let friend = self.route(("friend", "victim", false), PORT, ALLOWED_RATE)?;
+        let friend = self.route(
+            ("friend", "victim", false),
+            PORT,
+            ALLOWED_RATE.min(rate / 3),
+        )?;
         let allowed = Stream::start(&friend)?;
         let denied = [
             ("enemy", "victim", false),
