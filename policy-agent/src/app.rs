@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesh::health::Condition;
+use mesh::health::{Condition, Health};
 use mesh::run::{App, Context};
 use mesh::tls::TlsMaterial;
 use mesh::{authz, backoff, server};
@@ -104,6 +104,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         metrics: metrics.clone(),
         tasks: tasks.clone(),
         ready,
+        health: context.health.clone(),
         felix_port: probes.as_ref().err().cloned(),
     };
     if let Ok(Some(port)) = probes {
@@ -223,13 +224,14 @@ struct Start {
     metrics: Metrics,
     tasks: mesh::tasks::Tasks,
     ready: Condition,
-    /// Who may have Felix' health port.
+    health: Health,
+    /// Who may have Felix' health port; looked at again until nobody has it.
     felix_port: Option<String>,
 }
 
 impl Start {
     /// Waits until nothing is in the way, starts the threads, and stays until drain.
-    async fn run(self, revoker: revoker::Revoker) -> anyhow::Result<()> {
+    async fn run(mut self, revoker: revoker::Revoker) -> anyhow::Result<()> {
         let stopping = self.tasks.stopping();
         tokio::select! {
             biased;
@@ -301,8 +303,9 @@ impl Start {
     }
 
     /// Waits until no other Calico owns the node.
-    async fn no_calico(&self) {
+    async fn no_calico(&mut self) {
         loop {
+            self.look_at_felix_port().await;
             let look = {
                 let (felix, settings) = (self.felix_port.clone(), settings(&self.config));
                 self.tasks.spawn_blocking(move || {
@@ -336,6 +339,22 @@ impl Start {
         }
     }
 
+    /// Opens Felix' health port, should whoever had it be gone.
+    async fn look_at_felix_port(&mut self) {
+        if self.felix_port.is_none() {
+            return;
+        }
+        match open_probes(&self.config).await {
+            Ok(port) => {
+                if let Some(port) = port {
+                    port.serve(self.health.clone(), &self.tasks);
+                }
+                self.felix_port = None;
+            }
+            Err(who) => self.felix_port = Some(who),
+        }
+    }
+
     /// Opens the kernel, as the owner of the table where that can be.
     async fn kernel(&self, handover: &mut Handover) -> anyhow::Result<rules::Opened> {
         let settings = settings(&self.config);
@@ -355,10 +374,11 @@ impl Start {
     }
 
     fn role(&self) -> Role {
+        let name = self.config.node.name.clone();
         if self.config.feed.relays.is_empty() {
-            Role::Node(self.config.node.name.clone())
+            Role::Node(name)
         } else {
-            Role::Silent
+            Role::Silent(name)
         }
     }
 
@@ -395,6 +415,7 @@ async fn relay(context: Context<Config>) -> anyhow::Result<App> {
     let parts = Parts {
         cluster: config.node.cluster.as_str(),
         manifests: manifests.context("feed.manifests is missing")?,
+        notices: config.notices.file.clone(),
         agents_max: config.relay.agents_max,
         registry: &context.registry,
         rpc: &context.rpc,

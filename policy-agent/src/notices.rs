@@ -5,6 +5,8 @@
 //! same, the work is spread, and a node that goes hands its policies to the next one. A node that hears of a policy
 //! before it hears of the other nodes may say it too; once everything was listed, that does not happen.
 //!
+//! What the kernel of a node refuses is that node's own matter, and said by it, whoever speaks of policies.
+//!
 //! It is said by a Kubernetes Event about the policy, as a line of the log and, if one is configured, of a file.
 //! The same problem of the same policy is said once in the life of the process.
 
@@ -28,10 +30,19 @@ pub struct Sink {
 pub enum Role {
     /// This process alone: it is the relay.
     Speaker,
-    /// Nobody here: a relay speaks.
-    Silent,
+    /// The node of this name says nothing of policies: a relay speaks.
+    Silent(String),
     /// The node of this name, if the rule names it.
     Node(String),
+}
+
+/// Something that the kernel of this node refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The object and the error, and whom it closes, in words.
+    pub text: String,
+    /// The policies that it belongs to, where that is known.
+    pub policies: Vec<PolicyId>,
 }
 
 /// The malformed policies, and which of them were said.
@@ -42,6 +53,7 @@ pub struct Notices {
     nodes: BTreeSet<String>,
     malformed: BTreeMap<PolicyId, Vec<Problem>>,
     said: BTreeMap<PolicyId, Vec<Problem>>,
+    refused: BTreeSet<String>,
 }
 
 impl Notices {
@@ -53,6 +65,7 @@ impl Notices {
             nodes: BTreeSet::new(),
             malformed: BTreeMap::new(),
             said: BTreeMap::new(),
+            refused: BTreeSet::new(),
         }
     }
 
@@ -112,21 +125,51 @@ impl Notices {
             }
             let text = sentence(id, problems);
             tracing::warn!(policy = %id, "{text}");
-            events.push(event(id, &text, &self.role));
+            events.push(event(id, "PolicyMalformed", &text, self.host()));
             self.said.insert(id.clone(), problems.clone());
         }
+        self.put(&events);
+        events
+    }
+
+    /// Says what of this was not said: all that the kernel refuses now. Returns the Events.
+    pub fn refused(&mut self, now: &[Refused]) -> Vec<Value> {
+        let mut events = Vec::new();
+        for refused in now.iter().filter(|r| !self.refused.contains(&r.text)) {
+            let text = &refused.text;
+            tracing::error!("{text}");
+            let host = self.host();
+            if refused.policies.is_empty() {
+                events.push(node_event(host, text));
+            }
+            let about = refused.policies.iter();
+            events.extend(about.map(|id| event(id, "PolicyNotEnforced", text, host)));
+        }
+        // What went and comes again is worth a word again.
+        self.refused = now.iter().map(|r| r.text.clone()).collect();
+        self.put(&events);
+        events
+    }
+
+    fn put(&self, events: &[Value]) {
         if let Some(path) = self.sink.file.as_ref().filter(|_| !events.is_empty())
-            && let Err(error) = append(path, &events)
+            && let Err(error) = append(path, events)
         {
             tracing::warn!(path = %path.display(), %error, "events were not written");
         }
-        events
+    }
+
+    fn host(&self) -> &str {
+        match &self.role {
+            Role::Node(name) | Role::Silent(name) => name,
+            Role::Speaker => "",
+        }
     }
 
     fn is_ours(&self, id: &PolicyId) -> bool {
         let own = match &self.role {
             Role::Speaker => return true,
-            Role::Silent => return false,
+            Role::Silent(_) => return false,
             Role::Node(own) => own,
         };
         let rank = |node: &str| (hash(node, id), node.to_owned());
@@ -148,8 +191,12 @@ fn sentence(id: &PolicyId, problems: &[Problem]) -> String {
 
 /// FNV-1a over node and policy, stirred: equal on every machine and in every version, which `std`'s hasher is not.
 fn hash(node: &str, id: &PolicyId) -> u64 {
+    digest([node, id.kind.word(), &id.namespace, &id.name])
+}
+
+fn digest<const N: usize>(parts: [&str; N]) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for part in [node, id.kind.word(), &id.namespace, &id.name] {
+    for part in parts {
         for byte in part.bytes().chain([0xff]) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -180,17 +227,13 @@ const fn kind(kind: PolicyKind) -> (&'static str, &'static str) {
 }
 
 /// The name is a function of what it says, so that a second one overwrites the first.
-fn event(id: &PolicyId, text: &str, role: &Role) -> Value {
+fn event(id: &PolicyId, reason: &str, text: &str, host: &str) -> Value {
     let (version, kind) = kind(id.kind);
     // Events about objects without a namespace live in `default`.
     let namespace = if id.namespace.is_empty() {
         "default"
     } else {
         &id.namespace
-    };
-    let host = match role {
-        Role::Node(name) => name.as_str(),
-        Role::Speaker | Role::Silent => "",
     };
     json!({
         "apiVersion": "v1",
@@ -205,7 +248,23 @@ fn event(id: &PolicyId, text: &str, role: &Role) -> Value {
             "namespace": &*id.namespace,
             "name": &*id.name,
         },
-        "reason": "PolicyMalformed",
+        "reason": reason,
+        "type": "Warning",
+        "message": text,
+        "source": { "component": "policy-agent", "host": host },
+    })
+}
+
+fn node_event(host: &str, text: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": format!("{host}.{:016x}", digest([host, text])),
+            "namespace": "default",
+        },
+        "involvedObject": { "apiVersion": "v1", "kind": "Node", "name": host },
+        "reason": "PolicyNotEnforced",
         "type": "Warning",
         "message": text,
         "source": { "component": "policy-agent", "host": host },
@@ -298,7 +357,7 @@ mod tests {
 
     #[test]
     fn node_behind_a_relay_counts_and_says_nothing() {
-        let mut notices = Notices::new(Role::Silent, Sink::default());
+        let mut notices = Notices::new(Role::Silent("n1".to_owned()), Sink::default());
         notices.policy(&policy("p", "is no object"));
 
         assert_eq!(notices.say(), Vec::<Value>::new());
@@ -324,6 +383,28 @@ mod tests {
         first.node_gone("n2");
 
         assert_eq!(first.say().len(), 1);
+    }
+
+    #[test]
+    fn refusal_of_a_nodes_kernel_is_said_once_about_its_policies_or_about_the_node() {
+        let mut notices = Notices::new(Role::Silent("n1".to_owned()), Sink::default());
+        let of_policy = Refused {
+            text: "r_1: error 22".to_owned(),
+            policies: vec![policy("p", "").id],
+        };
+        let of_node = Refused {
+            text: "in_1: error 22".to_owned(),
+            policies: Vec::new(),
+        };
+
+        let said = notices.refused(&[of_policy.clone(), of_node.clone()]);
+
+        let kinds: Vec<&Value> = said.iter().map(|e| &e["involvedObject"]["kind"]).collect();
+        assert_eq!(kinds, ["NetworkPolicy", "Node"]);
+        assert_eq!(said[1]["involvedObject"]["name"], "n1");
+        assert!(notices.refused(&[of_policy.clone(), of_node]).is_empty());
+        assert!(notices.refused(&[]).is_empty());
+        assert_eq!(notices.refused(&[of_policy]).len(), 1);
     }
 
     #[test]

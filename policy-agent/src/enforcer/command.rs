@@ -7,6 +7,7 @@ use policy_core::flow::Flow;
 use policy_core::plan::Target;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Span;
 use types::pod::AttachmentKey;
 
 use super::core::{Core, Progress};
@@ -31,6 +32,8 @@ pub(super) enum Command {
         over: Vec<AttachmentKey>,
         until: Instant,
         unknown_until: Instant,
+        /// Whose transactions these are.
+        span: Span,
         answer: oneshot::Sender<Result<u64, Unready>>,
     },
     /// The attachments are over: answer when the kernel has nothing of them.
@@ -93,6 +96,7 @@ impl Handle {
             over,
             until,
             unknown_until,
+            span: Span::current(),
             answer,
         })
         .await?;

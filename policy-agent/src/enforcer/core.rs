@@ -11,8 +11,10 @@ use policy_core::flow::Flow;
 use policy_core::index::LocalPod;
 use policy_core::object::{Event, Object, ObjectKey};
 use policy_core::plan::{Failure, Step, Target};
+use policy_core::policy::PolicyId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 use types::pod::AttachmentKey;
 
 use super::command::Command;
@@ -21,12 +23,15 @@ use super::waiter::{Unready, Waiter, Waiters};
 use crate::attachments::Attached;
 use crate::feed::Batch;
 use crate::metrics::{Kind, Metrics, Outcome};
-use crate::notices::Notices;
+use crate::notices::{self, Notices};
 use crate::scope::{Pending, Scope};
 
 /// Refused steps in a row after which there is a pause even though each refusal named its object: the engine
 /// sets such an object aside and goes on without it, but something is very wrong when there are so many.
 const REFUSALS: u32 = 64;
+
+/// Most calls that a transaction's span is linked to.
+const LINKS: usize = 64;
 
 /// Calls that wait for the kernel to be settled, at most.
 const SETTLERS: usize = 1024;
@@ -68,6 +73,8 @@ pub(crate) struct Core {
     seen_at_ms: u64,
     backoff: Backoff,
     refusals: u32,
+    /// The kernel refused something that was not said yet, or had refused something that may be gone.
+    refusals_to_say: bool,
     retry_at: Option<Instant>,
     /// Namespaces of pods that do not exist any more.
     gone: BTreeSet<Target>,
@@ -113,6 +120,7 @@ impl Core {
             seen_at_ms: 0,
             backoff: parts.backoff,
             refusals: 0,
+            refusals_to_say: false,
             retry_at: None,
             gone: BTreeSet::new(),
             inside: BTreeMap::new(),
@@ -161,6 +169,7 @@ impl Core {
                 over,
                 until,
                 unknown_until,
+                span,
                 answer,
             } => {
                 let waiter = Waiter {
@@ -169,6 +178,7 @@ impl Core {
                     uid: pod.uid.clone(),
                     until,
                     unknown_until,
+                    span,
                     answer,
                 };
                 self.place(pod);
@@ -329,11 +339,32 @@ impl Core {
         true
     }
 
+    /// The transaction as part of the first call that waits; the others that it serves are linked. A transaction that
+    /// no call waits for has none: there may be thousands in a second.
+    fn span_of(&self, step: &Step) -> Span {
+        let mut calls = self.waiters.spans();
+        let Some(first) = calls.next() else {
+            return Span::none();
+        };
+        let span = tracing::info_span!(
+            parent: first,
+            "policy.commit",
+            step = step.number,
+            kind = step.kind.word(),
+            changes = step.changes.len(),
+        );
+        for call in calls.take(LINKS) {
+            mesh::telemetry::link(&span, call);
+        }
+        span
+    }
+
     /// Says whether there is no reason to pause.
     fn commit(&mut self, step: &Step) -> bool {
         crash_point!("policy.commit.before");
+        let span = self.span_of(step);
         let started = Instant::now();
-        let result = self.rules.commit(&step.target, &step.changes);
+        let result = span.in_scope(|| self.rules.commit(&step.target, &step.changes));
         let time = started.elapsed();
         crash_point!("policy.commit.after");
         match result {
@@ -372,6 +403,7 @@ impl Core {
                     "the kernel refused"
                 );
                 self.engine.failed(step, refused.failure);
+                self.refusals_to_say = true;
                 if refused.namespace_gone {
                     // Without an adopted content the engine has no further steps for it.
                     self.engine.mistrust(&step.target);
@@ -437,6 +469,42 @@ impl Core {
             drop(answer.send(Ok(())));
         }
         self.notices.say();
+        if self.refusals_to_say {
+            self.say_refusals();
+        }
+    }
+
+    /// Names what the kernel refuses by itself, so that everything else is in force and its pods are closed.
+    fn say_refusals(&mut self) {
+        let mut refused = Vec::new();
+        for problem in self.engine.problems() {
+            if problem.policy.is_some() {
+                continue;
+            }
+            let views = problem.pods.iter();
+            let views = views.filter_map(|pod| self.engine.show_pod(pod));
+            let mut policies: Vec<PolicyId> = Vec::new();
+            for profile in views.flat_map(|view| view.profiles) {
+                // A chain or a set by its name, or members of a set.
+                let name = problem.what.rsplit(' ').next().unwrap_or_default();
+                let in_set = profile.sets.iter().any(|set| set == name);
+                let of = profile.policies.into_iter();
+                policies.extend(of.filter(|(_, chain)| in_set || chain == name).map(|p| p.0));
+            }
+            policies.sort();
+            policies.dedup();
+            let pods: Vec<String> = problem.pods.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "{}: {}; closed: {}",
+                problem.what,
+                problem.why,
+                pods.join(", ")
+            );
+            refused.push(notices::Refused { text, policies });
+        }
+        // While there are some, their end is looked for.
+        self.refusals_to_say = !refused.is_empty();
+        self.notices.refused(&refused);
     }
 
     fn measure(&mut self) {

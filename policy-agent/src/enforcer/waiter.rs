@@ -5,6 +5,7 @@ use std::sync::Arc;
 use policy_core::engine::Engine;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 use types::pod::{AttachmentKey, PodKey};
 
 /// Why a pod may not start yet. All of it may be asked again.
@@ -46,6 +47,8 @@ pub(super) struct Waiter {
     pub(super) until: Instant,
     /// When it is told so, if that is because the pod is unknown.
     pub(super) unknown_until: Instant,
+    /// The call.
+    pub(super) span: Span,
     pub(super) answer: oneshot::Sender<Result<u64, Unready>>,
 }
 
@@ -70,6 +73,11 @@ impl Waiters {
             return;
         }
         self.all.push(waiter);
+    }
+
+    /// The calls, in the order in which they came.
+    pub(super) fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.all.iter().map(|waiter| &waiter.span)
     }
 
     /// The next time at which somebody has to be told something.

@@ -1,6 +1,6 @@
 //! The process of the relay: documents in, frames out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cluster::documents::{Change, DocumentSource, Documents};
@@ -26,6 +26,8 @@ pub struct Parts<'a> {
     pub cluster: &'a str,
     /// Folder of manifests.
     pub manifests: &'a Path,
+    /// File that gets an Event per malformed policy.
+    pub notices: Option<PathBuf>,
     /// Agents at a time.
     pub agents_max: usize,
     /// Where its gauges go.
@@ -65,7 +67,12 @@ pub fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
         server: server.clone(),
         gauges,
         synced,
-        notices: Notices::new(Role::Speaker, Sink::default()),
+        notices: Notices::new(
+            Role::Speaker,
+            Sink {
+                file: parts.notices.clone(),
+            },
+        ),
     };
     let stopping = tasks.stopping();
     tasks.spawn("relay source", async move {
@@ -87,6 +94,7 @@ pub fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
 struct Gauges {
     agents: Gauge,
     objects: Gauge,
+    malformed: Gauge,
 }
 
 impl Gauges {
@@ -94,7 +102,13 @@ impl Gauges {
         let gauges = Self {
             agents: Gauge::default(),
             objects: Gauge::default(),
+            malformed: Gauge::default(),
         };
+        registry.register(
+            "policy_malformed",
+            "Policies that could not be read whole",
+            gauges.malformed.clone(),
+        );
         registry.register(
             "policy_relay_agents",
             "Streams of agents that are open",
@@ -137,6 +151,7 @@ impl Watcher {
                     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
                     self.gauges.agents.set(count(self.server.streams()));
                     self.gauges.objects.set(count(self.source.objects()));
+                    self.gauges.malformed.set(count(self.notices.malformed()));
                 }
             }
         }

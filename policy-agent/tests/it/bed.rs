@@ -12,6 +12,7 @@ use mesh::metrics::Registry;
 use mesh::tasks::Tasks;
 use nix::sched::{CloneFlags, setns};
 use policy_agent::attachments::{Attached, Attachments};
+use policy_agent::enforcer::port::Rules;
 use policy_agent::enforcer::{self, Handle};
 use policy_agent::feed::{self, Batch};
 use policy_agent::gate::{Gate, Waits};
@@ -93,7 +94,12 @@ impl BedPod {
 
     /// The pod's object.
     pub(crate) fn object(&self, labels: &Value) -> Event {
-        upsert(&json!({
+        upsert(&self.document(labels))
+    }
+
+    /// The pod's manifest.
+    pub(crate) fn document(&self, labels: &Value) -> Value {
+        json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
@@ -106,7 +112,7 @@ impl BedPod {
                 "phase": "Running",
                 "podIPs": [{"ip": self.v4.to_string()}, {"ip": self.v6.to_string()}],
             },
-        }))
+        })
     }
 }
 
@@ -359,7 +365,12 @@ pub(crate) struct Wants {
     pub(crate) settings: Settings,
     pub(crate) judge: bool,
     pub(crate) unknown: Duration,
+    /// Puts something between the enforcer and the kernel.
+    pub(crate) between: Between,
 }
+
+/// Makes other rules of the kernel's.
+pub(crate) type Between = Box<dyn FnOnce(Box<dyn Rules + Send>) -> Box<dyn Rules + Send> + Send>;
 
 impl Default for Wants {
     fn default() -> Self {
@@ -367,6 +378,7 @@ impl Default for Wants {
             settings: settings(),
             judge: true,
             unknown: Duration::from_millis(300),
+            between: Box::new(|rules| rules),
         }
     }
 }
@@ -423,7 +435,7 @@ impl Agent {
             .enforce(|known| {
                 let params = enforcer::Params {
                     engine: Engine::new(NODE, opened.settings),
-                    rules: opened.rules,
+                    rules: (wants.between)(opened.rules),
                     notices: Notices::new(Role::Node(NODE.to_owned()), sink),
                     metrics,
                     pending,
@@ -515,8 +527,14 @@ impl Agent {
     /// Ends at once: whatever is in the kernel stays as it is.
     pub(crate) async fn end(self) {
         self.drain.stop();
-        drop(self.sender);
         assert!(self.tasks.wait(PATIENCE).await, "tasks did not end");
+    }
+}
+
+/// A test that fails ends, too.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.drain.stop();
     }
 }
 

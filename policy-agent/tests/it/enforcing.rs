@@ -152,6 +152,46 @@ async fn pod_sends_with_its_own_addresses_only() {
     agent.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_that_opts_out_sends_with_any_address_until_it_opts_in_again() {
+    let mut bed = Bed::new();
+    let (gateway, target) = (bed.pod("gateway"), bed.pod("target"));
+    let mut agent = Agent::start(&bed).await;
+    let mut opted_out = gateway.document(&json!({}));
+    opted_out["metadata"]["annotations"] = json!({"k8s.aliyun.com/spoof-check": "off"});
+    agent
+        .enforce(vec![
+            namespace("x"),
+            crate::bed::upsert(&opted_out),
+            target.object(&json!({})),
+        ])
+        .await;
+    for (pod, sandbox) in [(&gateway, "s1"), (&target, "s2")] {
+        agent.gate.ready(pod.attached(sandbox), None).await.unwrap();
+    }
+    crate::bed::run(&format!(
+        "ip -n {} addr add 10.44.0.200/32 dev lo",
+        gateway.namespace
+    ));
+    let asked = udp(&target.namespace, target.v4, 80);
+    let own = udp(&gateway.namespace, gateway.v4, 0);
+    let other = udp(&gateway.namespace, "10.44.0.200".parse().unwrap(), 0);
+    let speak = || {
+        other
+            .send_to(b"other", asked.local_addr().unwrap())
+            .unwrap();
+        own.send_to(b"own", asked.local_addr().unwrap()).unwrap();
+        crate::traffic::received(&asked).0
+    };
+
+    assert_eq!(speak(), b"other");
+    assert_eq!(crate::traffic::received(&asked).0, b"own");
+
+    agent.enforce(vec![gateway.object(&json!({}))]).await;
+    assert_eq!(speak(), b"own");
+    agent.end().await;
+}
+
 // E10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_change_is_put_right() {

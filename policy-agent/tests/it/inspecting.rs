@@ -181,3 +181,138 @@ async fn trace_tells_the_rules_a_packet_meets_and_leaves_nothing_behind() {
     .await;
     agent.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_in_its_own_namespace_is_explained_by_what_stands_there() {
+    let mut bed = Bed::new();
+    let pod = bed.exclusive_pod("whole");
+    let mut agent = Agent::start(&bed).await;
+    let only_81 = policy(
+        "only-81",
+        &json!({
+            "podSelector": {},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "UDP", "port": 81}]}],
+        }),
+    );
+    agent
+        .enforce(vec![namespace("x"), pod.object(&json!({})), only_81])
+        .await;
+    let mut attached = pod.attached("s1");
+    attached.host_link = String::new();
+    let netns = attached.netns.clone();
+    agent.gate.ready(attached, None).await.unwrap();
+    let from = udp(&bed.far(), FAR_V4, 0);
+    let asked = udp(&pod.namespace, pod.v4, 80);
+    let marker = udp(&pod.namespace, pod.v4, 81);
+    assert!(!passes(&from, &asked, &marker));
+    let door = door(&bed, &agent);
+
+    let request = ExplainRequest {
+        source: FAR_V4.to_string(),
+        destination: "x/whole".to_owned(),
+        protocol: "udp".to_owned(),
+        port: "81".to_owned(),
+        family: 0,
+    };
+    let explained = door
+        .explain(Request::new(request))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(explained.allowed);
+    assert_eq!(explained.differences, Vec::<String>::new());
+    let counted = explained.kernel.iter().filter(|f| f.what.contains(&netns));
+    assert!(
+        counted.map(|f| f.packets).sum::<u64>() >= 1,
+        "{explained:?}"
+    );
+
+    let shown = ShowPodRequest {
+        namespace: "x".to_owned(),
+        name: "whole".to_owned(),
+    };
+    let shown = door
+        .show_pod(Request::new(shown))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        shown
+            .ingress
+            .contains(&"denied lately: 1 packets of 1 flows".to_owned()),
+        "{shown:?}"
+    );
+    let denied = door.denied(Request::new(DeniedRequest { limit: 0 })).await;
+    let flows = denied.unwrap().into_inner().flows;
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!((flows[0].pod.as_str(), flows[0].port), ("x/whole", 80));
+    assert_eq!(flows[0].direction, "ingress");
+    let diff = door.diff(Request::new(DiffRequest {})).await.unwrap();
+    assert_eq!(diff.into_inner().lines, Vec::<String>::new());
+
+    crate::bed::run(&format!(
+        "ip netns exec {} nft flush ruleset",
+        pod.namespace
+    ));
+    let diff = door.diff(Request::new(DiffRequest {})).await.unwrap();
+    assert!(
+        !diff.into_inner().lines.is_empty(),
+        "a flush is no difference"
+    );
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explanation_names_the_malformed_policy_and_says_where_a_far_pod_is_judged() {
+    let mut bed = Bed::new();
+    let pod = bed.pod("a");
+    let mut agent = Agent::start(&bed).await;
+    // The subject can not be read: every pod of the namespace is one.
+    let crooked = policy("crooked", &json!({"podSelector": "everything"}));
+    let elsewhere = crate::bed::upsert(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "x", "name": "b"},
+        "spec": {"nodeName": "n2"},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.44.9.9"}]},
+    }));
+    agent
+        .enforce(vec![
+            namespace("x"),
+            pod.object(&json!({})),
+            elsewhere,
+            crooked,
+        ])
+        .await;
+    agent.gate.ready(pod.attached("s1"), None).await.unwrap();
+    let door = door(&bed, &agent);
+    let explain = async |source: &str, destination: &str| {
+        let request = ExplainRequest {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            protocol: "udp".to_owned(),
+            port: "80".to_owned(),
+            family: 4,
+        };
+        door.explain(Request::new(request))
+            .await
+            .unwrap()
+            .into_inner()
+    };
+
+    let denied = explain("x/b", "x/a").await;
+    assert!(!denied.allowed);
+    let reasons = denied.reasons.join("\n");
+    assert!(
+        reasons.contains("crooked is malformed") && reasons.contains("spec.podSelector"),
+        "{reasons}"
+    );
+    assert!(
+        reasons.contains("egress of x/b is judged on its node \"n2\""),
+        "{reasons}"
+    );
+    let node = explain("node", "x/a").await;
+    assert!(node.allowed, "{node:?}");
+    agent.end().await;
+}

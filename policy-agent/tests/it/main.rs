@@ -1,12 +1,19 @@
 //! The agent's parts against a real kernel, in network namespaces.
 
+mod asking;
 mod bed;
 mod enforcing;
 mod gating;
 mod inspecting;
+mod installing;
 mod kernel;
 mod pod_namespace;
+mod poison;
+mod process;
+mod program;
+mod relaying;
 mod restarting;
 mod revoking;
+mod special;
 mod switching;
 mod traffic;
