@@ -255,6 +255,7 @@ impl Pods {
         let desired = self.desired(&binding).ok_or(PodError::NoAddress {
             waited: Duration::ZERO,
         });
+        let desired = self.succeed(&binding).await.and(desired);
         let made = match desired {
             Ok(desired) => self
                 .datapath
@@ -279,6 +280,22 @@ impl Pods {
                 Err(error)
             }
         }
+    }
+
+    /// Ends other sandboxes that have the binding's link: the runtime has made a new one for the pod, and the DEL of
+    /// the old one is late. The link is the new one's now; were the old one still bound, both would be repaired in
+    /// turn, each at the cost of the other.
+    async fn succeed(&self, binding: &Binding) -> Result<(), PodError> {
+        let view = self.ledger.view();
+        let others = view.bindings.values().filter(|other| {
+            other.host_link == binding.host_link && other.attachment != binding.attachment
+        });
+        for old in others {
+            let _busy = self.hold(&old.attachment)?;
+            tracing::info!(old = %old.attachment, new = %binding.attachment, "a new sandbox takes the link");
+            self.free(&old.attachment, Some(old)).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the policy of a binding is in the kernel.

@@ -3,6 +3,7 @@
 use node_agent::gate::{Gate, GateError};
 use node_agent::pods::PodError;
 use tokio::time::Instant;
+use types::pod::PodKey;
 
 use crate::door::{Asked, Door, Mood};
 use crate::lab::{Lab, PATIENCE, WAIT, attachment};
@@ -149,6 +150,29 @@ async fn del_releases_before_the_addresses_are_free() {
     let asked = door.asked();
     assert_eq!(asked.last(), Some(&Asked::Release("s1".to_owned(), true)));
     assert!(lab.ledger.view().bindings.is_empty());
+}
+
+// B10
+#[tokio::test]
+async fn add_of_a_new_sandbox_ends_the_old_one_and_its_late_del_does_nothing() {
+    let lab = Lab::new().await;
+    let door = Door::new(&lab.ledger);
+    let _serving = door.serve(&lab.socket());
+    let pods = lab.pods(&lab.gate());
+    pods.add(lab.add("s1")).await.unwrap();
+    let first = ready(&lab, "s1");
+
+    pods.add(lab.add("s2")).await.unwrap();
+
+    // The old one has let go of the link before the new one's policy is asked for.
+    let released = Asked::Release("s1".to_owned(), true);
+    assert_eq!(door.asked(), [first, released, ready(&lab, "s2")]);
+    let bound: Vec<_> = lab.ledger.view().bindings.keys().cloned().collect();
+    assert_eq!(bound, [attachment("s2")]);
+    let pod = PodKey::new("default", "a");
+    pods.del(&attachment("s1"), Some(&pod)).await.unwrap();
+    assert_eq!(lab.pod_links(), 1);
+    assert_eq!(lab.ledger.view().bindings.len(), 1);
 }
 
 #[tokio::test]
