@@ -32,16 +32,15 @@ pub(crate) fn run() -> Result<ExitCode> {
     if letters.is_empty() {
         bail!("{DEFINITIONS} defines no letter");
     }
-    let mut named: BTreeMap<String, usize> = BTreeMap::new();
+    let mut texts = Vec::new();
     for folder in PROVING {
         for file in sources(&root.join(folder))? {
             let text =
                 std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            for letter in named_in(&text) {
-                *named.entry(letter).or_default() += 1;
-            }
+            texts.push(text);
         }
     }
+    let named = count(texts.iter().map(String::as_str));
     let breaches = compare(&letters, &named);
     for breach in &breaches {
         say(&format!("checklist: {breach}"));
@@ -55,6 +54,15 @@ pub(crate) fn run() -> Result<ExitCode> {
         letters.len()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// How often tests name each letter.
+fn count<'a>(texts: impl Iterator<Item = &'a str>) -> BTreeMap<String, usize> {
+    let mut named = BTreeMap::new();
+    for letter in texts.flat_map(named_in) {
+        *named.entry(letter).or_default() += 1;
+    }
+    named
 }
 
 fn compare(letters: &BTreeSet<String>, named: &BTreeMap<String, usize>) -> Vec<String> {
@@ -79,17 +87,27 @@ fn defined(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Letters in comments that stand above a test.
+/// Letters in comments that stand above a test which runs: not those of an ignored one, or of anything else.
 fn named_in(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting: Vec<String> = Vec::new();
+    let (mut is_marked, mut is_ignored, mut depth) = (false, false, 0_usize);
     for line in text.lines().map(str::trim) {
-        if let Some(comment) = line.strip_prefix("// ") {
+        if depth == 0
+            && let Some(comment) = line.strip_prefix("// ")
+        {
             waiting.extend(letters_of(comment));
-        } else if is_test(line) {
-            found.append(&mut waiting);
-        } else if !line.starts_with('#') && !line.starts_with("//") {
+        } else if depth > 0 || line.starts_with("#[") {
+            is_marked |= depth == 0 && is_test(line);
+            is_ignored |= depth == 0 && line.starts_with("#[ignore");
+            // An attribute may go on over several lines.
+            depth = (depth + line.matches('[').count()).saturating_sub(line.matches(']').count());
+        } else if !line.starts_with("//") {
+            if is_marked && !is_ignored && is_function(line) {
+                found.append(&mut waiting);
+            }
             waiting.clear();
+            (is_marked, is_ignored) = (false, false);
         }
     }
     found
@@ -107,9 +125,15 @@ fn letters_of(comment: &str) -> Vec<String> {
 }
 
 fn is_test(line: &str) -> bool {
-    ["#[test]", "#[rstest]", "#[tokio::test"]
+    ["#[test]", "#[rstest]", "#[tokio::test]", "#[tokio::test("]
         .iter()
         .any(|mark| line.starts_with(mark))
+}
+
+fn is_function(line: &str) -> bool {
+    ["fn ", "async fn "]
+        .iter()
+        .any(|word| line.starts_with(word))
 }
 
 fn is_letter(word: &str) -> bool {
@@ -143,6 +167,44 @@ mod tests {
         let text = "// A3, F3: both ends\n#[test]\nfn x() {}\n// B1\nfn no_test() {}\n";
 
         assert_eq!(named_in(text), ["A3", "F3"]);
+    }
+
+    #[test]
+    fn letter_on_what_is_no_test_that_runs_does_not_count() {
+        for text in [
+            "// A1\nfn plain() {}\n",
+            "// A1\n#[derive(Debug)]\nstruct Test;\n#[test]\nfn x() {}\n",
+            "// A1\n\n#[test]\nfn x() {}\n",
+            "/// A1\n#[test]\nfn x() {}\n",
+            "// A1\n#[test]\n#[ignore = \"slow\"]\nfn x() {}\n",
+            "// A1\n#[cfg(test)]\nmod tests {\n#[test]\nfn x() {}\n",
+            "// A1\n#[test_case]\nfn x() {}\n",
+            "#[test]\nfn x() {\n    // A1\n    check();\n}\n",
+        ] {
+            assert_eq!(named_in(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn attributes_between_a_letter_and_its_test_do_no_harm() {
+        let text = "// A1, B2\n#[expect(\n    clippy::panic,\n    reason = \"x\"\n)]\n\
+                    #[tokio::test(flavor = \"multi_thread\")]\nasync fn x() {}\n";
+
+        assert_eq!(named_in(text), ["A1", "B2"]);
+    }
+
+    #[test]
+    fn checklist_holds_only_while_every_letter_has_a_test() {
+        let letters = defined("| A1 | isolation |\n| A2 | adding |\n");
+        let first = "// A1\n#[test]\nfn x() {}\n";
+        let claim = "// A2\nfn x() {}\n";
+        let second = "// A2\n#[test]\nfn y() {}\n";
+
+        let without = compare(&letters, &count([first, claim].into_iter()));
+        let with = compare(&letters, &count([first, claim, second].into_iter()));
+
+        assert_eq!(without, ["no test names A2"]);
+        assert_eq!(with, [""; 0]);
     }
 
     #[test]

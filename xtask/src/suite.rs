@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{cargo, run as run_step, say};
-use crate::{layers, machine, up};
+use crate::{checklist, layers, machine, up};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +24,7 @@ struct Counts {
     skipped: u64,
 }
 
-/// Formats, lints, layers, then all tests.
+/// Formatting, lints, layers, the checklist of policy, then all tests.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     machine::prepare()?;
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         checks.push(("formatting", Box::new(format)));
         checks.push(("lints", Box::new(clippy)));
         checks.push(("layers", Box::new(layers_hold)));
+        checks.push(("checklist", Box::new(checklist_holds)));
     }
     for (name, check) in checks {
         say(&format!("{name} ({} s)", start.elapsed().as_secs()));
@@ -81,6 +82,13 @@ fn clippy() -> Result<()> {
 
 fn layers_hold() -> Result<()> {
     if layers::run()? != ExitCode::SUCCESS {
+        bail!("see above");
+    }
+    Ok(())
+}
+
+fn checklist_holds() -> Result<()> {
+    if checklist::run()? != ExitCode::SUCCESS {
         bail!("see above");
     }
     Ok(())
