@@ -32,7 +32,8 @@ impl CalicoPolicy {
     ///
     /// A rule that cannot be read allows nothing, or denies all if it was to deny or to pass. A
     /// policy whose subjects or order cannot be read governs all pods of its namespace (of the
-    /// cluster, when global) as one that only denies.
+    /// cluster, when global) as one that only denies. A list of rules that is no list, and a spec
+    /// that is no object, deny all.
     pub(crate) fn parse(document: &Object, global: bool) -> Result<(Self, Vec<String>), String> {
         let (namespace, name) = document::identity(document);
         let namespace = match (global, namespace.is_empty()) {
@@ -47,6 +48,7 @@ impl CalicoPolicy {
             complaints.push(complaint);
             None
         });
+        let readable = complaints.is_empty();
         let spec = spec.unwrap_or(&empty);
         for key in ["doNotTrack", "preDNAT", "applyOnForward"] {
             if document::field(spec, key).is_some_and(|value| *value != Value::Bool(false)) {
@@ -83,6 +85,7 @@ impl CalicoPolicy {
             doubt("tiers other than default are not supported".to_owned());
         }
         let order = match document::field(spec, "order").map(Value::as_f64) {
+            None if !readable => f64::NEG_INFINITY,
             None => f64::INFINITY,
             Some(Some(order)) => order,
             Some(None) => {
@@ -100,8 +103,15 @@ impl CalicoPolicy {
                 account_selector: Selector::All,
             })
         });
-        let (ingress, egress) = types(spec, &mut doubt);
+        let (ingress, egress) = if readable {
+            types(spec, &mut doubt)
+        } else {
+            (true, true)
+        };
         let mut rules = |key: &str| {
+            if !readable {
+                return vec![(1, Rule::denies_all())];
+            }
             read_rules(spec, key, namespace.as_deref(), open, &mut |complaint| {
                 complaints.push(complaint);
             })
@@ -214,7 +224,7 @@ fn read_rules(
         Ok(values) => values,
         Err(complaint) => {
             note(format!("{complaint}; denies all"));
-            return Vec::new();
+            return vec![(1, Rule::denies_all())];
         }
     };
     let mut rules = Vec::new();

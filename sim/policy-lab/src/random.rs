@@ -11,6 +11,7 @@ pub mod objects;
 pub mod policies;
 pub mod probes;
 pub mod shrink;
+pub mod spoil;
 
 use serde_json::Value;
 
@@ -45,6 +46,15 @@ impl Flavour {
         calico: true,
         malformed: true,
     };
+
+    /// The policy, or now and then what no API server would keep of it.
+    fn maybe_spoilt(self, dice: &mut Dice, policy: Value) -> Value {
+        if self.malformed && dice.chance(6) {
+            spoil::policy(dice, policy)
+        } else {
+            policy
+        }
+    }
 }
 
 /// A cluster as documents.
@@ -69,19 +79,20 @@ impl World {
         let mut documents = scene.documents();
         for number in 0..dice.between(1, 6) {
             let malformed = flavour.malformed && dice.chance(3);
-            documents.push(policies::network_policy(
-                &mut dice, &scene, number, malformed,
-            ));
+            let policy = policies::network_policy(&mut dice, &scene, number, malformed);
+            documents.push(flavour.maybe_spoilt(&mut dice, policy));
         }
         if flavour.cluster && dice.chance(60) {
             for number in 0..dice.below(4) {
                 let malformed = flavour.malformed && dice.chance(4);
-                documents.push(cluster::policy(&mut dice, &scene, number, malformed));
+                let policy = cluster::policy(&mut dice, &scene, number, malformed);
+                documents.push(flavour.maybe_spoilt(&mut dice, policy));
             }
         }
         if flavour.calico && dice.chance(15) {
             for number in 0..dice.between(1, 2) {
-                documents.push(cluster::calico(&mut dice, &scene, number));
+                let policy = cluster::calico(&mut dice, &scene, number);
+                documents.push(flavour.maybe_spoilt(&mut dice, policy));
             }
         }
         Self { seed, documents }

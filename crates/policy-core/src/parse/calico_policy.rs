@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::calico_rule;
-use super::closed::{mute, stand_in, widened};
+use super::closed::{deny_all, mute, stand_in, widened};
 use super::field::{Broken, Fields, Meta, Notes, Place, present};
 use super::network_policy::spec_fields;
 use crate::calico;
@@ -48,8 +48,8 @@ pub(super) fn read(meta: &Meta<'_>, spec: &Value, at: &Place<'_>) -> Policy {
         None => Body {
             order: Ok(Order::FIRST),
             subject: widened(Ok(home(own)), Err(Broken), Ok(Selector::Everything)).0,
-            ingress: Some(Vec::new()),
-            egress: Some(Vec::new()),
+            ingress: Some(vec![deny_all(Arc::from("0"))]),
+            egress: Some(vec![deny_all(Arc::from("0"))]),
         },
     };
     if hosts {
@@ -225,7 +225,7 @@ fn types(fields: &Fields, at: &Place<'_>, notes: &mut Notes) -> Result<(bool, bo
     Ok((to, from))
 }
 
-/// The rules of one direction; a list that cannot be read is empty, and so allows nothing.
+/// The rules of one direction; a list that cannot be read denies everything, since it may have denied anything.
 fn rules(
     fields: &Fields,
     direction: Direction,
@@ -237,10 +237,10 @@ fn rules(
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
-    let list = notes
-        .list(fields, key, at)
-        .unwrap_or_default()
-        .unwrap_or_default();
+    let list = match notes.list(fields, key, at) {
+        Ok(list) => list.unwrap_or_default(),
+        Err(Broken) => return vec![deny_all(Arc::from("0"))],
+    };
     let at = at.key(key);
     let read = |(index, value): (usize, &Value)| {
         let name: Arc<str> = Arc::from(index.to_string());

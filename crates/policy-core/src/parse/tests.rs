@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Parsed, document};
 use crate::object::Object;
-use crate::policy::{Peers, Policy, Ports, Rule};
+use crate::policy::{Action, Peers, Policy, Ports, Rule};
 
 /// The policy of a document.
 fn policy(value: &Value) -> Policy {
@@ -42,6 +42,11 @@ fn only(rules: Option<&Vec<Rule>>) -> Rule {
 /// Fields of the problems.
 fn fields(policy: &Policy) -> Vec<&str> {
     policy.problems.iter().map(|p| p.field.as_str()).collect()
+}
+
+/// Whether a rule denies everything.
+fn denies_all(rule: &Rule) -> bool {
+    (rule.action, &rule.peers, &rule.ports) == (Action::Deny, &Peers::Anybody, &Ports::Every)
 }
 
 /// Whether a rule matches nothing.

@@ -133,6 +133,16 @@ fn calico_policy_that_cannot_be_read_allows_nothing(#[case] spec: Value) {
     assert!(!with.world().problems().is_empty());
 }
 
+// F7
+#[rstest]
+#[case(json!("all"))]
+#[case(json!({"order": 10, "ingress": {"action": "Deny"}}))]
+fn calico_rules_that_cannot_be_read_deny_what_later_policies_allow(#[case] spec: Value) {
+    let allow = named_policy("x", "good", json!({"podSelector": {}, "ingress": [{}]}));
+    let with = cluster().with(allow).with(gnp("g", spec));
+    assert!(!with.opens("y/a", "x/a"));
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let words = prop::sample::select(vec![
         "podSelector",

@@ -172,15 +172,18 @@ fn step(
         13 | 14 => {
             let malformed = flavour.malformed && dice.chance(5);
             let name = dice.below(6);
-            Happening::Put(policies::network_policy(dice, scene, name, malformed))
+            let policy = policies::network_policy(dice, scene, name, malformed);
+            Happening::Put(flavour.maybe_spoilt(dice, policy))
         }
         15 if flavour.cluster => {
             let name = dice.below(3);
-            Happening::Put(cluster::policy(dice, scene, name, false))
+            let policy = cluster::policy(dice, scene, name, false);
+            Happening::Put(flavour.maybe_spoilt(dice, policy))
         }
         16 if flavour.calico && dice.chance(30) => {
             let name = dice.below(2);
-            Happening::Put(cluster::calico(dice, scene, name))
+            let policy = cluster::calico(dice, scene, name);
+            Happening::Put(flavour.maybe_spoilt(dice, policy))
         }
         15..=17 => {
             let policies: Vec<&Value> = now.iter().filter(|d| is_policy(d)).collect();

@@ -60,7 +60,7 @@ fn drop_entries(now: &mut Vec<Value>, left: &mut usize, fails: &mut dyn FnMut(&[
 }
 
 /// Pointers to everything inside `spec` and to labels, deepest last, so that large parts go first.
-fn paths(document: &Value) -> Vec<String> {
+pub(super) fn paths(document: &Value) -> Vec<String> {
     let mut out = Vec::new();
     for root in ["/spec", "/metadata/labels"] {
         if let Some(value) = document.pointer(root) {

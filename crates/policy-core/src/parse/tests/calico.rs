@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{fields, is_void, only, policy};
+use super::{denies_all, fields, is_void, only, policy};
 use crate::flow::Protocol;
 use crate::policy::{
     Action, NamespaceScope, Order, Peer, Peers, Policy, PolicyKind, Port, Ports, Tier,
@@ -268,13 +268,13 @@ fn calico_subject_that_cannot_be_read_stays_in_its_namespace() {
     assert_eq!(*policy.subject.pods, Selector::Everything);
 }
 
+// A later policy must not allow what the list may have denied.
 #[test]
-fn calico_rule_list_that_cannot_be_read_isolates_and_allows_nothing() {
+fn calico_rule_list_that_cannot_be_read_denies_everything() {
     let policy = global(&json!({"ingress": 7}));
-    assert_eq!(policy.ingress, Some(Vec::new()));
+    assert!(denies_all(&only(policy.ingress.as_ref())));
     let policy = global(&json!(7));
-    assert_eq!(
-        (policy.ingress, policy.egress),
-        (Some(Vec::new()), Some(Vec::new()))
-    );
+    assert!(denies_all(&only(policy.ingress.as_ref())));
+    assert!(denies_all(&only(policy.egress.as_ref())));
+    assert_eq!(policy.order, Order::FIRST);
 }

@@ -3,9 +3,9 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use super::{fields, is_void, only, policy};
+use super::{denies_all, fields, is_void, only, policy};
 use crate::flow::Protocol;
-use crate::policy::{Action, NamespaceScope, Order, Peer, Peers, Policy, Port, Ports, Rule, Tier};
+use crate::policy::{Action, NamespaceScope, Order, Peer, Peers, Policy, Port, Ports, Tier};
 use crate::selector::Selector;
 
 fn cluster(change: impl FnOnce(&mut Value)) -> Policy {
@@ -38,10 +38,6 @@ fn old(kind: &str, spec: &Value) -> Policy {
         "metadata": {"name": "default"},
         "spec": spec,
     }))
-}
-
-fn denies_all(rule: &Rule) -> bool {
-    (rule.action, &rule.peers, &rule.ports) == (Action::Deny, &Peers::Anybody, &Ports::Every)
 }
 
 // F1, F2
