@@ -162,6 +162,17 @@ impl Follower {
         failure: &Failure,
     ) -> Result<Option<Duration>, Unread> {
         let reason = failure.reason();
+        // 422: told not to stream lists. 500: its etcd is too old for them.
+        if let Failure::Refused {
+            code: 400 | 422 | 500,
+            ..
+        } = failure
+            && self.state.version.is_none()
+            && self.state.streams == Some(true)
+        {
+            self.state.streams = Some(false);
+            return Ok(Some(Duration::ZERO));
+        }
         if reason == Reason::Missing
             && self.kind.optional
             && let Some(pause) = self.not_found().await?
@@ -183,17 +194,10 @@ impl Follower {
         match failure {
             Failure::Refused { code: 410, .. } => {
                 let first = self.state.version.take().is_some();
+                // It may be another server by now.
+                self.state.streams = None;
                 // A list whose continuation expired was slow: it has had its pause.
                 return Ok(first.then(|| self.pace.spread()));
-            }
-            // Too old a server, or one told not to.
-            Failure::Refused {
-                code: 400 | 422, ..
-            } if self.state.version.is_none() => {
-                if self.state.streams == Some(true) {
-                    self.state.streams = Some(false);
-                    return Ok(Some(Duration::ZERO));
-                }
             }
             Failure::TooLong => self.state.page = (self.state.page / 2).max(1),
             Failure::Silent(_) => {
@@ -381,7 +385,7 @@ impl Follower {
     }
 
     async fn put(&mut self, document: Document) -> Result<(), Unread> {
-        let hash = self.state.hashes.hash_one(document.value.to_string());
+        let hash = self.state.hashes.hash_one(&document.value);
         let round = self.state.round;
         let now = Seen { hash, round };
         match self.state.seen.entry(document.name) {
