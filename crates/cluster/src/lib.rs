@@ -7,6 +7,8 @@
 pub mod documents;
 pub mod files;
 pub mod folder;
+pub mod health;
 pub mod pods;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod source;

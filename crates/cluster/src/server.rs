@@ -2,14 +2,14 @@
 //!
 //! One request follows each resource. It reads the whole (as a stream where the server serves that, else page by
 //! page), then changes. Only what readers look at is decoded, and of what was told only names and hashes are kept.
-//! While the server is away nothing is told, and everything stays; [`health::Health`] says since when.
+//! While the server is away nothing is told, and everything stays; [`crate::health::Health`] says since when.
 
 mod api;
 mod collect;
 mod follow;
-pub mod health;
 mod kinds;
-// pub mod metrics;
+pub mod metrics;
+mod note;
 pub mod pace;
 mod shape;
 mod wire;
@@ -23,12 +23,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::{self, Documents, Wanted};
+use crate::health::Health;
 use crate::pods::{self, Pods};
 use crate::server::api::Api;
 use crate::server::collect::{Batches, Picture};
 use crate::server::follow::{Follower, Part, State, Told};
-use crate::server::health::{Health, Note};
 use crate::server::kinds::{Kind, PODS};
+use crate::server::note::Note;
 use crate::server::pace::Pace;
 
 /// Changes between the followers and who puts them together, at most.

@@ -8,7 +8,7 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::server::health::Reason;
+use crate::health::Reason;
 use crate::server::wire::{Garbled, Refusal};
 
 /// Longest wait for the head of an answer.

@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::documents::{Change, DocumentKey};
+use crate::health::{Phase, Reason};
 use crate::server::api::{Api, Failure, Lines, Query};
-use crate::server::health::{LIST, Note, Phase, Reason, WATCH};
 use crate::server::kinds::{Kind, Place};
+use crate::server::note::{LIST, Note, WATCH};
 use crate::server::pace::Pace;
 use crate::server::wire::{Document, Event, Name, Page, Reader};
 

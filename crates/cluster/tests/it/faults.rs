@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::documents::{Change, DocumentKey};
-use cluster::server::health::{Health, Phase, Reason};
+use cluster::health::{Health, Phase, Reason};
 use cluster::server::pace::Pace;
 use cluster::server::{Server, ServerDocuments};
 use serde_json::json;

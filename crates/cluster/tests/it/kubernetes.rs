@@ -1,9 +1,9 @@
 //! A real API server, held to the contract, and asked what only a real one does.
 
 use cluster::documents::{DocumentKey, Documents, Wanted};
+use cluster::health::{Phase, Reason};
 use cluster::pods::Pods;
 use cluster::server::Server;
-use cluster::server::health::{Phase, Reason};
 use serde_json::{Value, json};
 
 use crate::bare::{Admin, Bare, programs};
@@ -91,7 +91,7 @@ async fn refuses_who_may_do_nothing(bare: &Bare) {
     let mut reader = Reader::new(documents);
 
     while_running(Box::new(|drain| Box::pin(source.run(drain))), async {
-        let all = |health: &cluster::server::health::Health| {
+        let all = |health: &cluster::health::Health| {
             health.resources.values().all(|r| r.trouble.is_some())
         };
         let health = health.wait_for(all).await.unwrap().clone();
@@ -147,9 +147,8 @@ async fn keeps_all_while_the_server_is_away(bare: &mut Bare, admin: &Admin) {
         reader.synced().await;
         picture(&mut pods, |set| set.len() == 1).await;
         bare.stop().await;
-        let away = |health: &cluster::server::health::Health| {
-            health.resources.values().all(|r| r.failures > 5)
-        };
+        let away =
+            |health: &cluster::health::Health| health.resources.values().all(|r| r.failures > 5);
         health.wait_for(away).await.unwrap();
         assert!(reader.is_silent());
         bare.go_on().await;
