@@ -1,10 +1,11 @@
-//! The one front door: `cargo xtask up | test | bench | layers | checklist`.
+//! The one front door: `cargo xtask up | test | bench | chart | layers | checklist`.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chart;
 mod checklist;
 mod layers;
 mod machine;
@@ -32,6 +33,8 @@ enum Command {
     Test(suite::Args),
     /// Measure against something real, in the same run.
     Bench(bench::Args),
+    /// Render the Helm chart for every set of values, and check what it says.
+    Chart(chart::Args),
     /// Check that imports point downwards only.
     Layers,
     /// Check that a test names every letter of the checklist of policy semantics.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Chart(args) => chart::run(&args),
         Command::Layers => layers::run(),
         Command::Checklist => checklist::run(),
     };

@@ -1,0 +1,169 @@
+//! Every configuration that the chart writes is read by the real service, with the arguments and variables of its
+//! container: `--check-config`. The CNI configuration is given to the real plug-in.
+
+mod awaited;
+mod container;
+mod plugin;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::chart::Rendered;
+use crate::chart::configs::awaited::{AWAITED, Awaited};
+use crate::chart::configs::container::{Started, started};
+use crate::step::{cargo, root, run as run_step, say};
+
+/// Components whose configuration is decided and whose binary is still to come: their file is only read as TOML. Take
+/// a name out when its package is there.
+const TO_COME: &[&str] = &["controlplane"];
+
+/// Builds the services and lets them read; gives how many different files they read, and every breach.
+pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
+    let root = root()?;
+    say("building the services");
+    run_step(cargo()?.args(["build", "--locked", "-q"]).args([
+        "-p=cloud-gateway",
+        "-p=ipam-service",
+        "-p=node-agent",
+        "-p=policy-agent",
+        "-p=cni",
+    ]))?;
+    let reader = Reader {
+        bin: &root.join("target/debug"),
+        scratch: tempfile::tempdir().context("make a folder")?,
+    };
+    let mut breaches: Vec<String> = TO_COME
+        .iter()
+        .filter(|name| root.join(name).exists())
+        .map(|name| format!("{name} is there: take it out of TO_COME"))
+        .collect();
+    let (mut read, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    for set in sets {
+        for started in started(set, &root)? {
+            if !read.insert(started.clone()) {
+                continue;
+            }
+            let told = reader.read(&started, &mut tried)?;
+            breaches.extend(told.iter().map(|what| format!("{}: {what}", set.name)));
+        }
+        breaches.extend(plugin::check(set, reader.bin, reader.scratch.path())?);
+    }
+    for name in AWAITED.iter().map(Awaited::name) {
+        if !tried.contains(&name) {
+            breaches.push(format!("no set makes {name}: take it out of AWAITED"));
+        }
+    }
+    if read.is_empty() {
+        bail!("the chart configures nothing");
+    }
+    Ok((read.len(), breaches))
+}
+
+struct Reader<'a> {
+    bin: &'a Path,
+    scratch: tempfile::TempDir,
+}
+
+impl Reader<'_> {
+    /// Lets the service read the whole file, but for keys that it is to learn; and tries each of those alone, so that
+    /// the list of them can not grow old.
+    fn read(&self, started: &Started, tried: &mut BTreeSet<String>) -> Result<Vec<String>> {
+        let Started { service, .. } = started;
+        let table: toml::Table = match started.text.parse() {
+            Ok(table) => table,
+            Err(error) => return Ok(vec![format!("{service}: {error}")]),
+        };
+        if TO_COME.contains(&service.as_str()) {
+            return Ok(Vec::new());
+        }
+        let present: Vec<&Awaited> = AWAITED
+            .iter()
+            .filter(|awaited| {
+                awaited.service == *service && awaited.is_in(&table, &started.variables)
+            })
+            .collect();
+        let mut breaches = Vec::new();
+        if let Err(complaint) = self.ask(started, &table, &present)? {
+            breaches.push(format!("{service} refuses its file: {complaint}"));
+        }
+        for awaited in &present {
+            if !tried.insert(awaited.name()) {
+                continue;
+            }
+            let others: Vec<&Awaited> = present
+                .iter()
+                .filter(|other| other.key != awaited.key)
+                .copied()
+                .collect();
+            let word = awaited.key.rsplit('.').next().unwrap_or(awaited.key);
+            match self.ask(started, &table, &others)? {
+                Ok(()) => breaches.push(format!(
+                    "{service} knows {} now: take it out of AWAITED",
+                    awaited.key
+                )),
+                Err(complaint) if !complaint.contains(word) => breaches.push(format!(
+                    "{service} refuses {} for another reason: {complaint}",
+                    awaited.key
+                )),
+                Err(_) => {}
+            }
+        }
+        Ok(breaches)
+    }
+
+    /// Runs the service on the file without some keys, with their stand-ins; gives its complaint, if it has one.
+    fn ask(
+        &self,
+        started: &Started,
+        table: &toml::Table,
+        without: &[&Awaited],
+    ) -> Result<Result<(), String>> {
+        let mut table = table.clone();
+        let mut variables = started.variables.clone();
+        let mut sets = started.sets.clone();
+        for awaited in without {
+            awaited.take_out(&mut table, &mut variables);
+            sets.extend(awaited.stand_in.iter().map(|set| (*set).to_owned()));
+        }
+        if let (Some(eni_conf), Some(key)) = (&started.eni_conf, started.eni_conf_key()) {
+            let file = self.scratch.path().join("eni_conf");
+            std::fs::write(&file, eni_conf).with_context(|| file.display().to_string())?;
+            sets.push(format!("{key}={}", file.display()));
+        }
+        // The gateway looks into the folder of its keys at once.
+        let keys = table.get("credentials").and_then(|keys| keys.get("dir"));
+        if keys.is_some() || sets.iter().any(|set| set.starts_with("credentials.dir=")) {
+            let folder = self.scratch.path();
+            for name in ["access-key-id", "access-key-secret"] {
+                std::fs::write(folder.join(name), "key").context(name)?;
+            }
+            sets.push(format!("credentials.dir={}", folder.display()));
+        }
+        let file = self
+            .scratch
+            .path()
+            .join(format!("{}.toml", started.service));
+        std::fs::write(&file, table.to_string()).with_context(|| file.display().to_string())?;
+        let mut service = Command::new(self.bin.join(&started.service));
+        service
+            .env_clear()
+            .envs(variables)
+            .arg("--config")
+            .arg(&file);
+        for set in &sets {
+            service.args(["--set", set]);
+        }
+        service.arg("--check-config");
+        let out = service
+            .output()
+            .with_context(|| format!("start {service:?}"))?;
+        Ok(if out.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&out.stderr).trim().to_owned())
+        })
+    }
+}
