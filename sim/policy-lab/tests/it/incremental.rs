@@ -13,8 +13,9 @@ use policy_lab::model::history::{self, Looks};
 use policy_lab::model::tamper::Honest;
 use policy_lab::random::{Flavour, World, events};
 
-use crate::model::first_seed;
+use crate::model::{first_seed, told};
 
+/// Histories that one run plays, unless `POLICY_HISTORIES` says how many.
 const HISTORIES: u64 = 60;
 const LENGTH: usize = 40;
 
@@ -39,8 +40,9 @@ fn fail(seed: u64, looks: Looks, text: &str) -> ! {
 #[test]
 fn histories_in_any_order_end_as_if_made_from_scratch_and_leave_nothing() {
     let first = first_seed();
+    let histories = told("POLICY_HISTORIES").unwrap_or(HISTORIES);
     let mut tally = Tally::default();
-    for seed in first..first + HISTORIES {
+    for seed in first..first + histories {
         let looks = Looks {
             content: true,
             moments: false,
@@ -53,7 +55,7 @@ fn histories_in_any_order_end_as_if_made_from_scratch_and_leave_nothing() {
         }
     }
     println!(
-        "incremental: first seed {first}, {HISTORIES} histories, {} states equal to one from scratch, {} cases",
+        "incremental: first seed {first}, {histories} histories, {} states equal to one from scratch, {} cases",
         tally.states, tally.cases
     );
 }
@@ -61,7 +63,7 @@ fn histories_in_any_order_end_as_if_made_from_scratch_and_leave_nothing() {
 #[test]
 fn engine_that_adopts_what_it_finds_writes_nothing() {
     let first = first_seed();
-    for seed in first..first + 60 {
+    for seed in first..first + told("POLICY_HISTORIES").unwrap_or(HISTORIES) {
         let world = World::generate(seed, Flavour::ALL);
         let cluster = Cluster::of(&world.documents, &mut Honest)
             .unwrap_or_else(|trouble| panic!("POLICY_SEED={seed}: {trouble}"));

@@ -10,7 +10,10 @@ use policy_lab::model::tamper::{Honest, Tamper};
 use policy_lab::mutation::{Mistake, Mutant};
 use policy_lab::random::{Flavour, events};
 
-use crate::model::first_seed;
+use crate::model::{first_seed, told};
+
+/// Histories that one run plays, unless `POLICY_HISTORIES` says how many.
+const HISTORIES: u64 = 40;
 
 const LOOKS: Looks = Looks {
     content: false,
@@ -37,7 +40,7 @@ fn leaks(seed: u64, tamper: &mut dyn Tamper, tally: &mut Tally) -> Option<String
 fn packet_denied_before_and_after_passes_at_no_moment_of_a_change() {
     let first = first_seed();
     let mut tally = Tally::default();
-    for seed in first..first + 40 {
+    for seed in first..first + told("POLICY_HISTORIES").unwrap_or(HISTORIES) {
         if let Some(text) = leaks(seed, &mut Honest, &mut tally) {
             let happenings = events::history(seed, flavour(), 30);
             let (small, why) = history::smallest(&happenings, 300, &mut |now| {
@@ -58,7 +61,7 @@ fn packet_denied_before_and_after_passes_at_no_moment_of_a_change() {
 fn packet_meets_a_leak_when_chains_are_made_and_led_to_in_one_transaction() {
     let first = first_seed();
     let mut tally = Tally::default();
-    let found = (first..first + 40)
+    let found = (first..first + HISTORIES)
         .find_map(|seed| leaks(seed, &mut Mutant::new(Mistake::OneTransaction), &mut tally));
     let text = found.expect("the variant leaks");
     assert!(text.contains("while it changed"), "{text}");

@@ -5,6 +5,7 @@
 )]
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::str::FromStr;
 
 use policy_lab::model::compare::{self, Tally};
 use policy_lab::model::tamper::Honest;
@@ -17,10 +18,16 @@ const PROBES: usize = 120;
 
 /// The first seed: `POLICY_SEED`, or one of chance.
 pub(crate) fn first_seed() -> u64 {
-    std::env::var("POLICY_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 16)
+    told("POLICY_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 16)
+}
+
+/// A number from the environment.
+pub(crate) fn told<T: FromStr>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    let Ok(number) = text.parse() else {
+        panic!("{name}={text} is not a number");
+    };
+    Some(number)
 }
 
 // A1, A2, A3, A4, A5, A6, A7, B1, B2, B3, B5, B6, B7, B9, C1, C2, C3, D1, D2, D3, D4, D5, D6, D7, D8, E1, E2, E4, E9, F1, F2, F3, F4, F5, F6, F7
@@ -29,10 +36,7 @@ fn random_worlds_are_judged_by_the_machine_as_by_the_oracle() {
     let first = first_seed();
     let mut tally = Tally::default();
     let mut worlds = 0;
-    let cases = std::env::var("POLICY_CASES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(CASES);
+    let cases = told("POLICY_CASES").unwrap_or(CASES);
     while tally.cases < cases {
         let seed = first.wrapping_add(worlds);
         worlds += 1;
