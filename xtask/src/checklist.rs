@@ -32,15 +32,15 @@ pub(crate) fn run() -> Result<ExitCode> {
     if letters.is_empty() {
         bail!("{DEFINITIONS} defines no letter");
     }
-    let mut texts = Vec::new();
+    let mut files = Vec::new();
     for folder in PROVING {
         for file in sources(&root.join(folder))? {
             let text =
                 std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            texts.push(text);
+            files.push(text);
         }
     }
-    let named = count(texts.iter().map(String::as_str));
+    let named = count(files.iter().map(String::as_str));
     let breaches = compare(&letters, &named);
     for breach in &breaches {
         say(&format!("checklist: {breach}"));
