@@ -1,10 +1,12 @@
 //! `terwayctl audit` on a running cluster.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sandbox::cluster::Cluster;
+use sandbox::options::Service;
 use serde_json::Value;
 
 use crate::story::eventually;
@@ -70,12 +72,24 @@ pub async fn clean(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// Fails unless the node's policy agent knows the pods that are there, and the kernel has what it should.
+/// Fails unless the node's policy agent has written down exactly the sandboxes that are there, and the kernel has what
+/// it should.
 async fn policy_of(cluster: &Cluster, node: usize) -> Result<()> {
-    let known = cluster.policy_status(node).await?.local_pods;
-    let bound = cluster.node_dump(node).await?.bindings.len();
-    if usize::try_from(known) != Ok(bound) {
-        bail!("node {node} has {bound} pods, and its policy agent knows {known}");
+    let file = cluster.run_dir().service(Service::Policy(node))?;
+    let text = std::fs::read(file.join("policy-attachments.json")).context("read attachments")?;
+    let list: Value = serde_json::from_slice(&text).context("read attachments")?;
+    let attached = list["attached"].as_array().into_iter().flatten();
+    let known: BTreeSet<String> = attached
+        .filter_map(|row| row.pointer("/attachment/sandbox")?.as_str())
+        .map(ToOwned::to_owned)
+        .collect();
+    let bindings = cluster.node_dump(node).await?.bindings;
+    let bound: BTreeSet<String> = bindings
+        .into_iter()
+        .filter_map(|binding| Some(binding.attachment?.sandbox_id))
+        .collect();
+    if known != bound {
+        bail!("node {node} has the sandboxes {bound:?}, and its policy agent knows {known:?}");
     }
     let differences = cluster.policy_diff(node).await?;
     if !differences.is_empty() {

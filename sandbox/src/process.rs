@@ -1,6 +1,7 @@
 //! Child processes: started in a namespace, watched, ended by their process id alone.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 const TAIL_LINES: usize = 25;
 /// How long a process may take to end after SIGTERM.
 const TERM_LIMIT: Duration = Duration::from_secs(8);
+/// Source: Linux's USER_HZ, 100 for programs on all machines that we build for.
+const TICK_MS: u64 = 10;
 /// How long the kernel may take to end one after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,7 @@ pub enum ProcessError {
         /// The program.
         program: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It ended although it should run.
     #[error("{name} ended ({status}); the end of {log}:\n{tail}")]
@@ -110,7 +113,7 @@ impl Process {
             .spawn()
             .map_err(fail)?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid.ok_or_else(|| fail(std::io::Error::other("it has no process id")))?;
+        let pid = pid.ok_or_else(|| fail(io::Error::other("it has no process id")))?;
         let (publish, exit) = watch::channel(None);
         let mut watcher = tokio::task::JoinSet::new();
         watcher.spawn(watch_exit(spec.name.clone(), child, publish));
@@ -203,6 +206,26 @@ async fn watch_exit(name: String, mut child: Child, publish: watch::Sender<Optio
     }
 }
 
+/// CPU time that a process has used so far, for itself and the kernel's work on its behalf; in steps of 10 ms.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu(pid: i32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    ticks(&stat)
+        .map(|ticks| Duration::from_millis(ticks.saturating_mul(TICK_MS)))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the process has no times"))
+}
+
+/// Ticks in user mode and in the kernel. The program's name may contain anything, so it is looked for from the end.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    // Source: proc_pid_stat(5): state is field 3, utime 14, stime 15.
+    let mut times = after_name.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    user.checked_add(system)
+}
+
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
@@ -225,6 +248,13 @@ mod tests {
 
         assert!(tail(&log).starts_with("75\n"));
         assert!(tail(&log).ends_with("\n99"));
+    }
+
+    #[test]
+    fn ticks_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 30 12 5 6 20 0 5 0 99";
+
+        assert_eq!(ticks(stat), Some(42));
     }
 
     #[test]

@@ -362,7 +362,10 @@ async fn check_churn<W: Write>(
     report: &mut Report<W>,
 ) -> anyhow::Result<()> {
     report.step(&format!("{rounds} pods come and go"));
-    let started_ms = mesh::clock::wall_ms();
+    let before = match cluster.options.policy {
+        Some(_) => Some(policy::before(cluster).await?),
+        None => None,
+    };
     let churn = churn(cluster, rounds).await?;
     let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
     for (verb, durations) in [("ADD", &churn.adds), ("DEL", &churn.dels)] {
@@ -375,8 +378,8 @@ async fn check_churn<W: Write>(
         report.check(durations.count() >= rounds, &text);
     }
     report.details(&churn.failures, DETAILS);
-    if cluster.options.policy.is_some() {
-        policy::check_cost(cluster, &churn.adds, started_ms, report).await?;
+    if let Some(before) = before {
+        policy::check_cost(cluster, &churn.adds, &before, report).await?;
     }
     Ok(())
 }

@@ -3,12 +3,15 @@
 use std::io::Write;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::{DETAILS, SPAN_LIMIT};
 use crate::cluster::Cluster;
-use crate::echo;
+use crate::options::Service;
 use crate::percentile::Durations;
 use crate::policy_proof::{self, Connection};
 use crate::report::Report;
+use crate::{echo, process};
 
 /// The span of an ADD that waits for policy.
 const WAIT_SPAN: &str = "agent.policy";
@@ -58,11 +61,10 @@ fn row(connection: &Connection) -> Vec<String> {
     let verdict = if connection.is_allowed() {
         "allowed".to_owned()
     } else if connection.is_denied() {
-        let packets = connection.dropped;
-        format!("denied, {packets} packets dropped")
+        format!("denied (packets dropped: {})", connection.dropped)
     } else {
         format!(
-            "{:?}, {} packets dropped",
+            "{:?} (packets dropped: {})",
             attempt.outcome, connection.dropped
         )
     };
@@ -76,20 +78,49 @@ fn row(connection: &Connection) -> Vec<String> {
     ]
 }
 
-/// Shows how much of the ADDs since `started_ms` (milliseconds since 1970) was spent on waiting for policy.
+/// What is known before pods come and go.
+#[derive(Debug)]
+pub(super) struct Before {
+    /// Milliseconds since 1970.
+    at_ms: u64,
+    /// CPU time of all policy agents.
+    cpu: Duration,
+}
+
+/// Looks at the clocks before pods come and go.
+pub(super) async fn before(cluster: &Cluster) -> anyhow::Result<Before> {
+    Ok(Before {
+        at_ms: mesh::clock::wall_ms(),
+        cpu: cpu_of_agents(cluster).await?,
+    })
+}
+
+async fn cpu_of_agents(cluster: &Cluster) -> anyhow::Result<Duration> {
+    let mut all = Duration::ZERO;
+    for node in 1..=cluster.nodes().len() {
+        let service = Service::Policy(node);
+        let pid = cluster.pid(service).await;
+        let pid = pid.with_context(|| format!("{service} does not run"))?;
+        all += process::cpu(pid).with_context(|| format!("look at {service}"))?;
+    }
+    Ok(all)
+}
+
+/// Shows how much of these ADDs was spent on waiting for policy, and what a pod that came and went cost its agent.
 pub(super) async fn check_cost<W: Write>(
     cluster: &Cluster,
     adds: &Durations,
-    started_ms: u64,
+    before: &Before,
     report: &mut Report<W>,
 ) -> anyhow::Result<()> {
+    let cpu = cpu_of_agents(cluster).await?.saturating_sub(before.cpu);
     let deadline = tokio::time::Instant::now() + SPAN_LIMIT;
     let mut look = tokio::time::interval(Duration::from_millis(100));
     let waits = loop {
         look.tick().await;
         let spans = cluster.traces()?.into_iter();
         let waits =
-            spans.filter(|s| s.name == WAIT_SPAN && s.start_unix_nano / 1_000_000 >= started_ms);
+            spans.filter(|s| s.name == WAIT_SPAN && s.start_unix_nano / 1_000_000 >= before.at_ms);
         let waits: Vec<_> = waits.map(|s| s.duration()).collect();
         // Spans take a moment to their files.
         if waits.len() >= adds.count() || tokio::time::Instant::now() >= deadline {
@@ -97,12 +128,14 @@ pub(super) async fn check_cost<W: Write>(
         }
     };
     let ms = |d: Duration| format!("{:.1} ms", d.as_secs_f64() * 1e3);
+    let pods = u32::try_from(adds.count()).unwrap_or(u32::MAX).max(1);
     let text = format!(
-        "of these {} of {} ADDs waited for their policy: p50 {}, p99 {}",
+        "{} of these {} ADDs waited for their policy: p50 {}, p99 {}; a pod that came and went took {} of its policy agent's CPU",
         waits.count(),
         adds.count(),
         ms(waits.percentile(50)),
         ms(waits.percentile(99)),
+        ms(cpu / pods),
     );
     report.check(waits.count() >= adds.count(), &text);
     Ok(())
