@@ -48,9 +48,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     if !breaches.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
-    let tests: usize = named.values().sum();
+    let mentions: usize = named.values().sum();
     say(&format!(
-        "checklist: {} letters, named {tests} times by tests",
+        "checklist: {} letters, named {mentions} times by tests",
         letters.len()
     ));
     Ok(ExitCode::SUCCESS)
