@@ -182,9 +182,10 @@ fn settings(config: &Config) -> Settings {
         .veth_prefixes
         .iter()
         .any(|p| p == datapath::names::DEFAULT_VETH_PREFIX);
+    let name: fn(&PodKey) -> String = link_name;
     Settings {
         veth_prefixes: config.policy.veth_prefixes.clone(),
-        link_name: usual.then_some(link_name as fn(&PodKey) -> String),
+        link_name: usual.then_some(name),
         revoke_bit: config.policy.revoke_bit,
         anti_spoof: config.policy.anti_spoof,
         always_allowed: config.policy.host_stack_cidrs.clone(),

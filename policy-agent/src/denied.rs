@@ -12,6 +12,7 @@ use policy_core::layout::names::denied_sets;
 use policy_core::plan::Target;
 use tokio::time::MissedTickBehavior;
 
+use crate::attachments::Attached;
 use crate::enforcer::port::{DumpError, OpenRules, Rules};
 use crate::facts::{self, DeniedEntry};
 use crate::gate::Gate;
@@ -60,7 +61,7 @@ impl Denied {
     pub async fn read(&self) -> Result<Vec<DeniedAt>, DeniedError> {
         let open = Arc::clone(&self.open);
         let known = self.gate.known();
-        let inside: BTreeSet<Target> = known.iter().filter_map(|a| a.own_namespace()).collect();
+        let inside: BTreeSet<Target> = known.iter().filter_map(Attached::own_namespace).collect();
         let reading = self.tasks.spawn_blocking(move || {
             let mut rules = open().map_err(DeniedError)?;
             read(&mut *rules, inside)

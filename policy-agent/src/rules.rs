@@ -165,9 +165,10 @@ pub fn open(
         settings.persist = false;
     }
     let port = socket.port();
-    let owner = match settings.owner {
-        true => Some(socket.as_fd().try_clone_to_owned().map_err(copy)?),
-        false => None,
+    let owner = if settings.owner {
+        Some(socket.as_fd().try_clone_to_owned().map_err(copy)?)
+    } else {
+        None
     };
     let rules = netlink::Netlink::new(place.clone(), socket, settings.clone());
     Ok(Opened {

@@ -28,6 +28,9 @@ const CALICO_CHAIN: &str = "cali-";
 /// Source: felix, nftables table name.
 const CALICO_TABLE: &str = "calico";
 
+/// Why a node of a registered cluster is off.
+const REGISTERED: &str = "the cluster is registered: policy is off unless policy.enabled is true";
+
 /// What the configuration says.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -82,8 +85,6 @@ pub fn wanted(settings: &Settings) -> Result<(Power, Vec<String>), SwitchError> 
         Some(folder) => terways(folder, &mut warnings)?,
         None => None,
     };
-    const REGISTERED: &str =
-        "the cluster is registered: policy is off unless policy.enabled is true";
     let off = match settings.enabled {
         Some(true) => None,
         Some(false) => Some("policy.enabled is false".to_owned()),

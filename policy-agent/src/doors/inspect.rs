@@ -404,7 +404,7 @@ fn lines(view: &PodView, direction: Direction) -> Vec<String> {
 pub(super) async fn diff(door: &PoliciesDoor) -> Result<Vec<String>, Status> {
     let handle = on(door)?;
     let known = door.gate.known();
-    let inside = known.iter().filter_map(|a| a.own_namespace());
+    let inside = known.iter().filter_map(Attached::own_namespace);
     Ok(dump(door, &handle, inside.collect()).await?.differences)
 }
 

@@ -27,7 +27,7 @@ pub(super) type Look = Box<dyn FnOnce(&mut Core) + Send>;
 pub(super) enum Command {
     /// The attachment is there: answer when its policy is in force.
     Ready {
-        pod: Attached,
+        pod: Box<Attached>,
         /// Attachments under the same link that are over.
         over: Vec<AttachmentKey>,
         until: Instant,
@@ -92,7 +92,7 @@ impl Handle {
     ) -> Result<Asked<u64>, Unready> {
         let (answer, told) = oneshot::channel();
         self.send(Command::Ready {
-            pod,
+            pod: Box::new(pod),
             over,
             until,
             unknown_until,

@@ -181,7 +181,7 @@ impl Core {
                     span,
                     answer,
                 };
-                self.place(pod);
+                self.place(*pod);
                 self.unplace(&over);
                 self.waiters.push(waiter);
                 self.changed(now);

@@ -45,7 +45,7 @@ impl Upstream {
     /// Tells what relays tell, until nobody reads.
     pub(super) async fn run(mut self) {
         loop {
-            let frames = self.frames().await;
+            let frames = Box::pin(self.frames()).await;
             match self.follow(frames).await {
                 Ok(why) => warn!(why, "stream of the relay ended"),
                 Err(Closed) => return,

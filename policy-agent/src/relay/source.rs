@@ -117,12 +117,12 @@ impl Source {
         let mut state = self.lock();
         let mut fresh = Vec::with_capacity(encoded.len());
         for (key, there, bytes) in encoded {
-            let changed = if there {
+            let differs = if there {
                 state.objects.insert(key, bytes.clone()).as_ref() != Some(&bytes)
             } else {
                 state.objects.remove(&key).is_some()
             };
-            if changed {
+            if differs {
                 fresh.push(bytes);
             }
         }

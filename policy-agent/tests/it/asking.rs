@@ -3,8 +3,8 @@
 use clap::Parser;
 use serde_json::json;
 
-use crate::bed::{Bed, FAR_V4, NODE, PATIENCE};
-use crate::program::Site;
+use crate::bed::{Bed, BedPod, FAR_V4, NODE, PATIENCE};
+use crate::program::{Program, Site};
 use crate::traffic::{passes, udp};
 
 #[derive(Parser)]
@@ -22,8 +22,8 @@ fn terwayctl(words: &[&str]) -> (bool, String) {
     (done, String::from_utf8(out).unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn every_question_is_answered_by_a_living_agent_and_explain_alike_by_its_manifests() {
+/// A pod to whose port 81 all may send, under a living agent.
+async fn living() -> (Bed, BedPod, Site, Program) {
     let mut bed = Bed::new();
     let pod = bed.pod("a");
     let site = Site::new(&bed);
@@ -48,6 +48,12 @@ async fn every_question_is_answered_by_a_living_agent_and_explain_alike_by_its_m
     site.until("policy is in force", |s| s.enabled && s.in_sync)
         .await;
     site.ready(&pod, "s1").await.unwrap();
+    (bed, pod, site, program)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn every_question_is_answered_by_a_living_agent_and_explain_alike_by_its_manifests() {
+    let (bed, pod, site, program) = living().await;
     let from = udp(&bed.far(), FAR_V4, 0);
     let denied = udp(&pod.namespace, pod.v4, 80);
     let marker = udp(&pod.namespace, pod.v4, 81);

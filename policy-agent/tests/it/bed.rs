@@ -19,6 +19,7 @@ use policy_agent::gate::{Gate, Waits};
 use policy_agent::metrics::Metrics;
 use policy_agent::notices::{Notices, Role, Sink};
 use policy_agent::revoker;
+use policy_agent::revoker::port::Flows;
 use policy_agent::rules::{self, Place};
 use policy_agent::scope::Pending;
 use policy_core::engine::Engine;
@@ -367,10 +368,16 @@ pub(crate) struct Wants {
     pub(crate) unknown: Duration,
     /// Puts something between the enforcer and the kernel.
     pub(crate) between: Between,
+    /// Puts something between the revoker and the flows.
+    pub(crate) before_flows: BeforeFlows,
 }
 
 /// Makes other rules of the kernel's.
 pub(crate) type Between = Box<dyn FnOnce(Box<dyn Rules + Send>) -> Box<dyn Rules + Send> + Send>;
+
+/// Makes other flows of the kernel's.
+pub(crate) type BeforeFlows =
+    Box<dyn FnOnce(Box<dyn Flows + Send>) -> Box<dyn Flows + Send> + Send>;
 
 impl Default for Wants {
     fn default() -> Self {
@@ -379,6 +386,7 @@ impl Default for Wants {
             judge: true,
             unknown: Duration::from_millis(300),
             between: Box::new(|rules| rules),
+            before_flows: Box::new(|flows| flows),
         }
     }
 }
@@ -407,17 +415,17 @@ impl Agent {
             pause: Duration::from_millis(20),
             again: Duration::from_millis(200),
         };
-        let flows = rules::flows(&bed.place()).unwrap();
+        let flows = (wants.before_flows)(rules::flows(&bed.place()).unwrap());
         let (revoker, revocations) = revoker::new(params, flows, pending.clone(), metrics.clone());
         let list = Attachments::open(bed.folder.path()).unwrap();
-        let waits = Waits {
+        let patience = Waits {
             longest: PATIENCE,
             unknown: wants.unknown,
         };
         let gate = Gate::new(
             list,
             revocations.clone(),
-            waits,
+            patience,
             metrics.clone(),
             tasks.clone(),
         );

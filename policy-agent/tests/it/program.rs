@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use datapath::owner::{OwnerError, Peer};
 use mesh::client::{Channel, Params};
+use mesh::drain::Drain;
+use mesh::tasks::Tasks;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::node::v1::{Attachment, PodRef};
@@ -22,7 +24,7 @@ use tonic::Status;
 use crate::bed::{Bed, BedPod, NODE, PATIENCE, inside};
 
 /// How long a process may take for what it does at its start and end, on a machine that does much else.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_mins(1);
 
 /// Looks until it is so, with a bound.
 async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
@@ -204,27 +206,35 @@ impl Site {
     pub(crate) fn hold(&self) -> Hold {
         let held = Arc::new(Mutex::new(None));
         let (path, holds) = (self.owner_socket(), Arc::clone(&held));
-        let task = tokio::spawn(async move {
+        let tasks = Tasks::new(Drain::new());
+        let stopping = tasks.stopping();
+        let attending = async move {
             let mut every = tokio::time::interval(Duration::from_millis(20));
             loop {
                 // The agent comes and goes.
                 drop(attend(&path, &holds).await);
                 every.tick().await;
             }
+        };
+        tasks.spawn("holder", async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = attending => {}
+            }
         });
-        Hold { held, task }
+        Hold { held, tasks }
     }
 }
 
 /// What node-agent does with the owner socket, seen from outside.
 pub(crate) struct Hold {
     held: Arc<Mutex<Option<OwnedFd>>>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: Tasks,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.drain().stop();
     }
 }
 

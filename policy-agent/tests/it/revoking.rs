@@ -1,7 +1,12 @@
 //! Flows that were allowed when they began.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nft_wire::conntrack::{Filter, Flow, Mark};
+use policy_agent::revoker::port::{Flows, FlowsError};
+use policy_agent::rules::{self, Place};
 use policy_core::object::Event;
 use serde_json::json;
 
@@ -211,5 +216,63 @@ async fn flow_through_a_translated_address_is_cut_by_its_real_destination() {
 
     assert!(is_reset(&mut far));
     assert!(is_reset(&mut near));
+    agent.end().await;
+}
+
+/// Flows that the first look does not see after the rules came to a generation, as though each were confirmed a moment
+/// later.
+struct Late {
+    flows: Box<dyn Flows + Send>,
+    place: Place,
+    /// The generation; 0: every look sees all.
+    from: Arc<AtomicU32>,
+}
+
+impl Flows for Late {
+    fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Flow)) -> Result<(), FlowsError> {
+        let from = self.from.load(Ordering::Acquire);
+        if from > 0 && rules::generation(&self.place).unwrap() >= from {
+            self.from.store(0, Ordering::Release);
+            return Ok(());
+        }
+        self.flows.dump(filter, each)
+    }
+
+    fn mark(&mut self, changes: &[(Flow, Mark)]) -> Result<(), FlowsError> {
+        self.flows.mark(changes)
+    }
+
+    fn delete(&mut self, flows: &[Flow]) -> Result<(), FlowsError> {
+        self.flows.delete(flows)
+    }
+
+    fn node_addresses(&mut self) -> Vec<IpAddr> {
+        self.flows.node_addresses()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flow_that_is_confirmed_after_the_first_look_is_cut_at_the_second() {
+    let mut bed = Bed::new();
+    let (from, place) = (Arc::<AtomicU32>::default(), bed.place());
+    let wants = Wants {
+        before_flows: Box::new({
+            let from = Arc::clone(&from);
+            move |flows| Box::new(Late { flows, place, from })
+        }),
+        ..Wants::default()
+    };
+    let (mut agent, pod) = open_world(&mut bed, wants).await;
+    let (mut near, mut far) = connection(&bed.far(), (&pod.namespace, pod.v4), 80);
+    assert!(lives(&mut near, &mut far));
+    // One transaction for the chains, and one that leads to them.
+    from.store(bed.generation() + 2, Ordering::Release);
+
+    agent.enforce(vec![deny_ingress()]).await;
+
+    assert!(is_reset(&mut far));
+    assert!(is_reset(&mut near));
+    assert_eq!(from.load(Ordering::Acquire), 0, "no look was blind");
+    assert_eq!(agent.revoker.done().revoked, 1);
     agent.end().await;
 }
