@@ -55,12 +55,15 @@ impl Namespace {
         self.path().exists()
     }
 
-    /// Removes it. Absent is fine.
+    /// Removes it. Absent is fine, and so is somebody else who removes it meanwhile.
     pub fn delete(&self) -> Result<(), FabricError> {
-        if self.exists() {
-            ip(&["netns", "del", self.name()])?;
+        if !self.exists() {
+            return Ok(());
         }
-        Ok(())
+        match ip(&["netns", "del", self.name()]) {
+            Err(error) if self.exists() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Runs `work` on a thread of its own inside the namespace and waits for it.
@@ -210,6 +213,26 @@ mod tests {
         assert_eq!(owner("tw-x"), None);
         assert_eq!(owner("tw12-vpc"), None);
         assert_eq!(owner("cni-1234"), None);
+    }
+
+    #[test]
+    fn namespace_that_several_remove_at_once_is_gone_for_all_of_them() {
+        for _ in 0..5 {
+            let namespace = Namespace::create(format!("{}x", run_prefix())).unwrap();
+
+            let outcomes = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| namespace.delete())).collect();
+                threads
+                    .into_iter()
+                    .map(|t| t.join().unwrap())
+                    .collect::<Vec<_>>()
+            });
+
+            for outcome in outcomes {
+                outcome.unwrap();
+            }
+            assert!(!namespace.exists());
+        }
     }
 
     #[test]
