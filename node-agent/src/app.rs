@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cluster::folder::FolderSource;
 use datapath::desired::HostDesired;
 use datapath::kernel::Datapath;
 use mesh::run::{App, Context};
@@ -150,9 +149,13 @@ async fn start_node(
         v6: me.facts.ipv6,
     };
     let uplinks = Uplinks::new(Arc::clone(&datapath), ledger.clone(), addresses);
-    let (source, feed) =
-        FolderSource::open(&config.node.manifests, &config.node.name).context("node.manifests")?;
-    tasks.spawn("manifests", source.run(tasks.stopping()));
+    let place = config.source()?;
+    let opened = place.pods(&config.node.name).await;
+    let (source, feed) = opened.context("where pods are known from")?;
+    if let Some(health) = source.health() {
+        watch_source(context, health);
+    }
+    tasks.spawn("source", source.run(tasks.stopping()));
     let gate = config.gate();
     let pods = Pods::new(pods::Parts {
         ledger: ledger.clone(),
@@ -190,6 +193,43 @@ async fn start_node(
         pods,
         feed,
     })
+}
+
+/// Shows how the API server serves us, and is not ready before it has told all pods of this node once.
+fn watch_source(context: &Context<Config>, health: watch::Receiver<cluster::health::Health>) {
+    let tasks = &context.tasks;
+    let metrics = cluster::metrics::Metrics::register(&context.registry);
+    tasks.spawn(
+        "source metrics",
+        metrics.follow(health.clone(), tasks.stopping()),
+    );
+    let ready = context.health.condition("source");
+    let stopping = tasks.stopping();
+    tasks.spawn("source readiness", async move {
+        let mut health = health;
+        let wait = async {
+            loop {
+                let (synced, complaint) = {
+                    let now = health.borrow_and_update();
+                    (now.synced(), now.complaint())
+                };
+                if synced {
+                    ready.met();
+                    return;
+                }
+                ready.unmet(complaint.as_deref().unwrap_or("pods are not known yet"));
+                if health.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            () = wait => {}
+        }
+        stopping.cancelled().await;
+    });
 }
 
 /// Follows the routes, computes the wants, and keeps the sessions.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::source::Place;
 use k8s_api::eni_conf::EniConf;
 use mesh::config::Invalid;
 use mesh::run::{Params, Settings};
@@ -22,6 +23,9 @@ use crate::target::Sizes;
 pub struct Config {
     /// Who we are and where things lie.
     pub node: Node,
+    /// Where the pods of this node are known from.
+    #[serde(default)]
+    pub cluster: cluster::source::Settings,
     /// Where ipam is.
     pub ipam: Ipam,
     /// Sizes of the pool.
@@ -54,8 +58,9 @@ pub struct Node {
     pub name: String,
     /// The cluster.
     pub cluster: ClusterId,
-    /// Folder of manifests that says which pods there are.
-    pub manifests: PathBuf,
+    /// Older name of `cluster.folder`.
+    #[serde(default)]
+    pub manifests: Option<PathBuf>,
     /// Terway's `eni_conf` file, for the pool's sizes.
     #[serde(default)]
     pub eni_conf: Option<PathBuf>,
@@ -187,6 +192,7 @@ impl Settings for Config {
         if self.node.name.is_empty() {
             return fail("node.name", "is empty");
         }
+        self.source()?;
         if self.ipam.replicas.is_empty() {
             return fail("ipam.replicas", "names no replica");
         }
@@ -208,6 +214,17 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// Where the pods of this node are known from.
+    ///
+    /// # Errors
+    /// [`Invalid`] when nothing is named, or more than one thing.
+    pub fn source(&self) -> Result<Place, Invalid> {
+        let place = self.cluster.place(self.node.manifests.as_deref());
+        place
+            .map_err(|wrong| Invalid::new(wrong.key, wrong.why))?
+            .ok_or_else(|| Invalid::new("cluster.source", "is missing, and no folder is named"))
+    }
+
     /// Sizes of the pool, with `eni_conf` below what is set here, and the warnings of that file.
     ///
     /// # Errors
@@ -283,6 +300,39 @@ mod tests {
         tls.cert = "/tls/tls.crt"
         tls.key = "/tls/tls.key"
     "#;
+
+    #[test]
+    fn pods_come_from_one_place() {
+        let read = |sets: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("agent.toml");
+            let text: Vec<&str> = GOOD.lines().filter(|l| !l.contains("manifests")).collect();
+            std::fs::write(&file, text.join("\n")).unwrap();
+            mesh::run::configure::<Config>(&Sources {
+                file: Some(file),
+                variables: Vec::new(),
+                sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+            })
+        };
+        let place = |sets: &[&str]| read(sets).unwrap().source().unwrap();
+
+        let folder = Place::Folder(PathBuf::from("/f"));
+        assert_eq!(place(&["node.manifests=/f"]), folder);
+        assert_eq!(place(&["cluster.folder=/f"]), folder);
+        assert_eq!(
+            place(&["cluster.source=kubernetes"]),
+            Place::Kubernetes(None)
+        );
+        for sets in [
+            vec![],
+            vec!["cluster.source=folder"],
+            vec!["cluster.source=kubernetes", "node.manifests=/f"],
+            vec!["cluster.source=etcd"],
+        ] {
+            let why = format!("{:#}", read(&sets).unwrap_err());
+            assert!(why.contains("cluster."), "{sets:?}: {why}");
+        }
+    }
 
     /// Every key, down to values.
     fn keys(prefix: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {

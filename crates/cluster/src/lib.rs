@@ -8,6 +8,7 @@ pub mod documents;
 pub mod files;
 pub mod folder;
 pub mod health;
+pub mod metrics;
 pub mod pods;
 #[cfg(feature = "server")]
 pub mod server;

@@ -8,7 +8,6 @@ mod api;
 mod collect;
 mod follow;
 mod kinds;
-pub mod metrics;
 mod note;
 pub mod pace;
 mod shape;
