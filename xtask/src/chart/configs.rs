@@ -20,6 +20,10 @@ use crate::step::{cargo, root, run as run_step, say};
 /// a name out when its package is there.
 const TO_COME: &[&str] = &["controlplane"];
 
+/// The service that looks at more than its file, and who it wants to be.
+const GATEWAY: &str = "cloud-gateway";
+const IDENTITY: &str = "spiffe://terway.local/gateway/terway";
+
 /// Builds the services and lets them read; gives how many different files they read, and every breach.
 pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
     let root = root()?;
@@ -30,6 +34,7 @@ pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
         "-p=node-agent",
         "-p=policy-agent",
         "-p=cni",
+        "-p=terwayctl",
     ]))?;
     let reader = Reader {
         bin: &root.join("target/debug"),
@@ -114,6 +119,37 @@ impl Reader<'_> {
         Ok(breaches)
     }
 
+    /// The gateway looks at its certificate and into the folder of its keys at once: both are put there.
+    fn gateways_files(&self, table: &toml::Table, sets: &[String]) -> Result<Vec<String>> {
+        let tls = self.scratch.path().join("tls");
+        if !tls.exists() {
+            let authority = self.scratch.path().join("authority");
+            let ctl = || Command::new(self.bin.join("terwayctl"));
+            run_step(ctl().args(["ca", "init", "--dir"]).arg(&authority))?;
+            run_step(
+                ctl()
+                    .args(["ca", "issue", "--identity", IDENTITY, "--dir"])
+                    .arg(&authority)
+                    .arg("--out")
+                    .arg(&tls),
+            )?;
+        }
+        let file = |name: &str| tls.join(name).display().to_string();
+        let mut more = vec![
+            format!("tls.ca={}", file("ca.crt")),
+            format!("tls.cert={}", file("tls.crt")),
+            format!("tls.key={}", file("tls.key")),
+        ];
+        let keys = table.get("credentials").and_then(|keys| keys.get("dir"));
+        if keys.is_some() || sets.iter().any(|set| set.starts_with("credentials.dir=")) {
+            for name in ["access-key-id", "access-key-secret"] {
+                std::fs::write(tls.join(name), "key").context(name)?;
+            }
+            more.push(format!("credentials.dir={}", tls.display()));
+        }
+        Ok(more)
+    }
+
     /// Runs the service on the file without some keys, with their stand-ins; gives its complaint, if it has one.
     fn ask(
         &self,
@@ -133,14 +169,8 @@ impl Reader<'_> {
             std::fs::write(&file, eni_conf).with_context(|| file.display().to_string())?;
             sets.push(format!("{key}={}", file.display()));
         }
-        // The gateway looks into the folder of its keys at once.
-        let keys = table.get("credentials").and_then(|keys| keys.get("dir"));
-        if keys.is_some() || sets.iter().any(|set| set.starts_with("credentials.dir=")) {
-            let folder = self.scratch.path();
-            for name in ["access-key-id", "access-key-secret"] {
-                std::fs::write(folder.join(name), "key").context(name)?;
-            }
-            sets.push(format!("credentials.dir={}", folder.display()));
+        if started.service == GATEWAY {
+            sets.extend(self.gateways_files(&table, &sets)?);
         }
         let file = self
             .scratch
