@@ -1,6 +1,7 @@
 //! `terwayctl audit` on a running cluster.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
 
@@ -76,8 +77,12 @@ pub async fn clean(cluster: &Cluster) -> Result<()> {
 /// it should.
 async fn policy_of(cluster: &Cluster, node: usize) -> Result<()> {
     let file = cluster.run_dir().service(Service::Policy(node))?;
-    let text = std::fs::read(file.join("policy-attachments.json")).context("read attachments")?;
-    let list: Value = serde_json::from_slice(&text).context("read attachments")?;
+    let list = match std::fs::read(file.join("policy-attachments.json")) {
+        Ok(text) => serde_json::from_slice(&text).context("read attachments")?,
+        // No pod was ever here.
+        Err(error) if error.kind() == ErrorKind::NotFound => Value::Null,
+        Err(error) => return Err(error).context("read attachments"),
+    };
     let attached = list["attached"].as_array().into_iter().flatten();
     let known: BTreeSet<String> = attached
         .filter_map(|row| row.pointer("/attachment/sandbox")?.as_str())
