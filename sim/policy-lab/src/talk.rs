@@ -1,9 +1,10 @@
 //! Conversations that go on while policy changes: who was heard last, and when.
 //!
 //! One thread drives all of them. Each conversation begins with a word and its answer, so that the flow is
-//! established; from then on one end speaks every few milliseconds, and the other end's ear notes when it last heard
-//! something. A conversation that policy cut falls silent while others on the same path, by the same thread, go on:
-//! those are the markers that tell "denied" from "slow".
+//! established; from then on one end speaks every few milliseconds, and the other end's ear notes what it heard. A
+//! word is the time when it was said: however late it is read on a busy machine, it tells when the flow was open. A
+//! conversation that policy cut falls silent while others on the same path, by the same thread, go on: those are the
+//! markers that tell "denied" from "slow".
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,8 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use fabric::namespace::Namespace;
 
+/// Name of the thread that drives all conversations.
+pub const THREAD: &str = "talks";
 /// Between two words of a conversation.
 const BEAT: Duration = Duration::from_millis(5);
+/// An ear that heard nothing of so many words has been cut off. Words are counted and not time: on a busy machine
+/// nobody may speak for long.
+const SILENCE: u32 = 60;
+/// Bytes of a word: nanoseconds since the talks began.
+const WORD: usize = 8;
 /// How long the beginning of a conversation may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,8 +74,12 @@ pub struct Heard {
     pub name: String,
     /// Over what.
     pub over: Over,
-    /// When the listening end last heard something.
+    /// When the newest word was said that the listening end heard.
     pub last: Instant,
+    /// When the first word was said that it heard after the last silence.
+    pub resumed: Option<Instant>,
+    /// Words that were said since, of which it heard none.
+    pub unheard: u32,
     /// When an end was told that the connection is no more.
     pub reset: Option<Instant>,
 }
@@ -81,6 +93,7 @@ pub struct Talks {
 
 #[derive(Debug)]
 struct Shared {
+    begun: Instant,
     talks: Mutex<Vec<Talk>>,
     stop: AtomicBool,
 }
@@ -92,10 +105,10 @@ struct Talk {
     heard: Heard,
 }
 
-/// One end of a conversation.
+/// One end of a conversation. A connection has neither whole words nor room for them always: what is left of one.
 #[derive(Debug)]
 enum Line {
-    Tcp(TcpStream),
+    Tcp(TcpStream, Vec<u8>),
     Udp(UdpSocket, SocketAddr),
 }
 
@@ -106,12 +119,13 @@ impl Talks {
     /// There is no thread to be had.
     pub fn start() -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
+            begun: Instant::now(),
             talks: Mutex::new(Vec::new()),
             stop: AtomicBool::new(false),
         });
         let driven = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
-            .name("talks".to_owned())
+            .name(THREAD.to_owned())
             .spawn(move || drive(&driven))?;
         Ok(Self {
             shared,
@@ -137,6 +151,8 @@ impl Talks {
             name: topic.name.clone(),
             over: topic.over,
             last: Instant::now(),
+            resumed: None,
+            unheard: 0,
             reset: None,
         };
         let mut talks = self.shared.lock();
@@ -175,7 +191,7 @@ impl Shared {
 fn drive(shared: &Shared) {
     while !shared.stop.load(Ordering::Acquire) {
         for talk in shared.lock().iter_mut() {
-            talk.beat();
+            talk.beat(shared.begun);
         }
         rest();
     }
@@ -187,12 +203,14 @@ fn rest() {
 }
 
 impl Talk {
-    fn beat(&mut self) {
+    fn beat(&mut self, begun: Instant) {
         let now = Instant::now();
-        let said = self.mouth.say();
+        let word = u64::try_from((now - begun).as_nanos()).unwrap_or(u64::MAX);
+        let said = self.mouth.say(word);
         let listened = self.ear.listen();
-        if matches!(listened, Ok(true)) {
-            self.heard.last = now;
+        match listened {
+            Ok(Some(word)) => self.heard.hears(begun + Duration::from_nanos(word)),
+            Ok(None) | Err(_) => self.heard.unheard = self.heard.unheard.saturating_add(1),
         }
         let reset = |e: &io::Error| {
             e.kind() == ErrorKind::ConnectionReset || e.kind() == ErrorKind::BrokenPipe
@@ -204,40 +222,72 @@ impl Talk {
     }
 }
 
+impl Heard {
+    /// Whether the words do not come through any more.
+    pub const fn is_cut(&self) -> bool {
+        self.unheard >= SILENCE
+    }
+
+    fn hears(&mut self, said: Instant) {
+        if self.is_cut() {
+            self.resumed = Some(said);
+        }
+        self.unheard = 0;
+        self.last = self.last.max(said);
+    }
+}
+
 impl Line {
     /// Says a word, if there is room for it.
-    fn say(&mut self) -> io::Result<()> {
+    fn say(&mut self, word: u64) -> io::Result<()> {
+        let word = word.to_be_bytes();
         let said = match self {
-            Self::Tcp(stream) => stream.write(b"word"),
-            Self::Udp(socket, to) => socket.send_to(b"word", *to),
+            Self::Tcp(stream, rest) => {
+                if rest.is_empty() {
+                    rest.extend(word);
+                }
+                stream.write(rest).map(|n| drop(rest.drain(..n)))
+            }
+            Self::Udp(socket, to) => socket.send_to(&word, *to).map(drop),
         };
         match said {
             Err(e) if e.kind() != ErrorKind::WouldBlock => Err(e),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Whether anything was heard; takes all of it.
-    fn listen(&mut self) -> io::Result<bool> {
-        let mut any = false;
+    /// The newest word of those that are there; takes all of them.
+    fn listen(&mut self) -> io::Result<Option<u64>> {
+        let mut newest = None;
         let mut buffer = [0; 512];
         loop {
             let heard = match self {
-                Self::Tcp(stream) => stream.read(&mut buffer),
+                Self::Tcp(stream, _) => stream.read(&mut buffer),
                 Self::Udp(socket, _) => socket.recv(&mut buffer),
             };
-            match heard {
-                Ok(0) => return Ok(any),
-                Ok(_) => any = true,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(any),
+            let bytes = match heard {
+                Ok(0) => return Ok(newest),
+                Ok(length) => buffer.get(..length).unwrap_or_default(),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(newest),
                 Err(e) => return Err(e),
-            }
+            };
+            let words = match self {
+                Self::Tcp(_, rest) => {
+                    rest.extend(bytes);
+                    let whole = rest.len() / WORD * WORD;
+                    rest.drain(..whole).collect()
+                }
+                Self::Udp(..) => bytes.to_vec(),
+            };
+            let last = words.rchunks_exact(WORD).next();
+            let last = last.and_then(|w| w.try_into().ok()).map(u64::from_be_bytes);
+            newest = last.max(newest);
         }
     }
 
     fn quick(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Tcp(stream, _) => stream.set_nonblocking(true),
             Self::Udp(socket, _) => socket.set_nonblocking(true),
         }
     }
@@ -270,7 +320,7 @@ fn meet_tcp(topic: &Topic) -> anyhow::Result<(Line, Line)> {
     server.read_exact(&mut word)?;
     server.write_all(b"hello")?;
     client.read_exact(&mut word)?;
-    let ends = (Line::Tcp(client), Line::Tcp(server));
+    let ends = (Line::Tcp(client, Vec::new()), Line::Tcp(server, Vec::new()));
     ends.0.quick()?;
     ends.1.quick()?;
     Ok(ends)

@@ -356,6 +356,15 @@ impl Agents {
         process.kill()
     }
 
+    /// How long an agent's threads had to wait for a CPU that others had: what a busy machine costs it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn waited(&mut self, node: usize) -> anyhow::Result<Duration> {
+        let process = self.agent(node)?.process.as_ref();
+        process.context("the agent does not run")?.waited()
+    }
+
     /// The end of an agent's log.
     pub fn log(&self, node: usize) -> String {
         self.agents

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use fabric::namespace::Namespace;
@@ -128,6 +129,14 @@ impl Process {
         self.child.id()
     }
 
+    /// As [`waited`].
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn waited(&self) -> anyhow::Result<Duration> {
+        waited(self.child.id(), "")
+    }
+
     /// SIGKILL, and waits for the end.
     ///
     /// # Errors
@@ -137,6 +146,27 @@ impl Process {
         self.child.wait()?;
         Ok(())
     }
+}
+
+/// How long the threads of a process had to wait for a CPU that others had, one after the other; without the threads
+/// of that name.
+///
+/// # Errors
+/// The system does not say.
+pub fn waited(process: u32, except: &str) -> anyhow::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?.path();
+        // A thread may have ended since.
+        let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        if read("comm").trim_end() == except {
+            continue;
+        }
+        let stat = read("schedstat");
+        let waited = stat.split_whitespace().nth(1).and_then(|w| w.parse().ok());
+        sum = sum.saturating_add(Duration::from_nanos(waited.unwrap_or(0)));
+    }
+    Ok(sum)
 }
 
 impl Drop for Process {

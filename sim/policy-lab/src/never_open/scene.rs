@@ -13,7 +13,7 @@ use crate::bed::enforcer::Kind;
 use crate::bed::topology::{NodeSpec, PodSpec};
 use crate::bed::{Bed, Plan};
 use crate::stream::{Count, Route, Stream};
-use crate::talk::{Over, Speaker, Talks, Topic};
+use crate::talk::{Heard, Over, Speaker, Talks, Topic};
 
 /// Where the allowed stream goes to. Each denied stream has one of the next ports, which are allowed to friends too:
 /// it is denied for its sender alone.
@@ -32,8 +32,6 @@ const LEVELS: usize = 6;
 /// So many numbers of rules differ from each other.
 const RULE_PORTS: u64 = 40_000;
 
-/// A conversation that was silent for so long is cut.
-const SILENCE: Duration = Duration::from_millis(300);
 /// How long a conversation may take to be cut or to come back.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at a conversation.
@@ -241,13 +239,17 @@ impl Scene {
         Ok(())
     }
 
-    /// When the visitor last heard something.
+    fn heard(&self) -> anyhow::Result<Heard> {
+        let heard = self.turning.as_ref().and_then(|t| t.heard().pop());
+        heard.context("nobody talks through the door")
+    }
+
+    /// When the newest word was said that the visitor heard.
     ///
     /// # Errors
     /// The conversation has not begun.
     pub fn last_heard(&self) -> anyhow::Result<Instant> {
-        let heard = self.turning.as_ref().and_then(|t| t.heard().pop());
-        Ok(heard.context("nobody talks through the door")?.last)
+        Ok(self.heard()?.last)
     }
 
     /// Waits until the visitor hears something that was said after `since`; says how long after that.
@@ -255,27 +257,34 @@ impl Scene {
     /// # Errors
     /// He does not.
     pub async fn wait_heard(&self, since: Instant) -> anyhow::Result<Duration> {
-        while self.last_heard()? <= since {
+        loop {
+            let heard = self.heard()?;
+            if heard.last > since {
+                let first = heard.resumed.filter(|at| *at > since);
+                return Ok(first.unwrap_or(heard.last).saturating_duration_since(since));
+            }
             if since.elapsed() > PATIENCE {
                 bail!("the conversation that is allowed again did not go on in {PATIENCE:?}");
             }
             tokio::time::sleep(LOOK).await;
         }
-        Ok(self.last_heard()?.saturating_duration_since(since))
     }
 
-    /// Waits until the visitor hears nothing any more; says how long after `since` the last word was.
+    /// Waits until the visitor hears nothing any more; says how long after `since` the last word was said.
     ///
     /// # Errors
     /// There is no end to it.
     pub async fn wait_cut(&self, since: Instant) -> anyhow::Result<Duration> {
-        while self.last_heard()?.max(since).elapsed() < SILENCE {
+        loop {
+            let heard = self.heard()?;
+            if heard.is_cut() {
+                return Ok(heard.last.saturating_duration_since(since));
+            }
             if since.elapsed() > PATIENCE {
                 bail!("the conversation that is denied went on for {PATIENCE:?}");
             }
             tokio::time::sleep(LOOK).await;
         }
-        Ok(self.last_heard()?.saturating_duration_since(since))
     }
 
     /// Starts a pod beside the streams and stops it again.

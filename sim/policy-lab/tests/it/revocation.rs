@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use fabric::shell;
 use policy_lab::bed::agents::Agents;
 use policy_lab::bed::enforcer::{Enforcer, Kind};
+use policy_lab::bed::program::waited;
 use policy_lab::bed::{Bed, Plan};
 use policy_lab::never_open::scene::{addresses, nodes, pod};
-use policy_lab::talk::{Over, Speaker, Talks, Topic};
+use policy_lab::talk::{Over, Speaker, THREAD, Talks, Topic};
+use rstest::rstest;
 use serde_json::{Value, json};
 use types::pod::PodKey;
 
 /// The time within which flows are cut, and come back.
 const GOAL: Duration = Duration::from_secs(1);
-/// A flow that was silent for so long while others on its path went on is cut.
-const SILENCE: Duration = Duration::from_millis(300);
 /// How long a wait may take before it fails.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Entries of connection tracking that are in the way.
 const ENTRIES: usize = 100_000;
 /// Addresses of the Service before the server.
@@ -34,12 +34,26 @@ fn labelled(mut pod: Value, role: &str) -> Value {
     pod
 }
 
-/// Who may speak to the server: friends, or guests as well.
-fn documents(guests: bool) -> Vec<Value> {
-    let roles = if guests {
-        json!(["friend", "guest"])
-    } else {
+/// What keeps guests from speaking to the server; friends always do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    Nothing,
+    /// The server's ingress.
+    Server,
+    /// The guests' egress.
+    Guests,
+}
+
+fn documents(closed: Closed) -> Vec<Value> {
+    let roles = if closed == Closed::Server {
         json!(["friend"])
+    } else {
+        json!(["friend", "guest"])
+    };
+    let ways_out = if closed == Closed::Guests {
+        json!([])
+    } else {
+        json!([{"to": [{"podSelector": {"matchLabels": {"pod": "server"}}}]}])
     };
     vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}),
@@ -51,6 +65,14 @@ fn documents(guests: bool) -> Vec<Value> {
                 "ingress": [{"from": [{"podSelector": {"matchExpressions": [
                     {"key": "role", "operator": "In", "values": roles},
                 ]}}]}],
+            },
+        }),
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "x", "name": "leash"},
+            "spec": {
+                "podSelector": {"matchLabels": {"role": "guest"}}, "policyTypes": ["Egress"],
+                "egress": ways_out,
             },
         }),
         pod("server", 0, 10),
@@ -71,7 +93,7 @@ impl Stage {
             enforcer: Kind::Agents(json!({})),
         };
         let mut bed = Bed::create(plan).await.unwrap();
-        bed.show(&documents(true)).await.unwrap();
+        bed.show(&documents(Closed::Nothing)).await.unwrap();
         let [v4, v6] = addresses(0, 10);
         let [s4, s6] = SERVICE;
         for node in &bed.topology.nodes {
@@ -155,16 +177,23 @@ impl Stage {
         numbers
     }
 
-    /// Waits until these are cut: silent, and a connection told so. Says when the last word was heard.
+    /// How long those who bring a policy into force had to wait for a CPU so far: the relay, which is in this process,
+    /// and the agent that waited most.
+    fn waited(&mut self) -> Duration {
+        let agents = [0, 1].map(|node| self.agents().waited(node).unwrap());
+        let relay = waited(std::process::id(), THREAD).unwrap();
+        agents.into_iter().max().unwrap() + relay
+    }
+
+    /// Waits until these are cut: silent, and a connection told so. Says when the last word that was heard was said.
     async fn wait_cut(&mut self, doomed: &[usize]) -> Instant {
         let begun = Instant::now();
         loop {
             let heard = self.talks.heard();
-            let now = Instant::now();
             let alive: Vec<_> = doomed
                 .iter()
                 .map(|n| &heard[*n])
-                .filter(|h| now - h.last < SILENCE || (h.over == Over::Tcp && h.reset.is_none()))
+                .filter(|h| !h.is_cut() || (h.over == Over::Tcp && h.reset.is_none()))
                 .collect();
             if alive.is_empty() {
                 return doomed.iter().map(|n| heard[*n].last).max().unwrap();
@@ -181,26 +210,30 @@ impl Stage {
         }
     }
 
-    /// These were heard just now, and nobody told them anything.
-    fn assert_unhurt(&self, numbers: &[usize]) {
+    /// These go on, were never silent, and nobody told them anything.
+    async fn assert_unhurt(&self, numbers: &[usize]) {
+        self.wait_heard_since(numbers, Instant::now()).await;
         let heard = self.talks.heard();
         for number in numbers {
             let heard = &heard[*number];
             assert!(
-                heard.last.elapsed() < SILENCE && heard.reset.is_none(),
+                heard.resumed.is_none() && heard.reset.is_none(),
                 "{heard:?}"
             );
         }
     }
 
+    /// Waits until a word was heard on each that was said after `since`. Says when the last of their first was said.
     async fn wait_heard_since(&self, numbers: &[usize], since: Instant) -> Instant {
         let begun = Instant::now();
         loop {
             let heard = self.talks.heard();
-            if numbers.iter().all(|n| heard[*n].last > since) {
-                return Instant::now();
-            }
-            assert!(begun.elapsed() < PATIENCE, "some did not come back");
+            let silent = numbers.iter().find(|n| heard[**n].last <= since);
+            let Some(silent) = silent else {
+                let first = |n: &usize| heard[*n].resumed.filter(|at| *at > since);
+                return numbers.iter().filter_map(first).max().unwrap_or(since);
+            };
+            assert!(begun.elapsed() < PATIENCE, "{:?}", heard[*silent]);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -236,9 +269,23 @@ impl Stage {
     }
 }
 
+/// Within the time that is promised, not counting how long others had the CPUs that agents waited for.
+fn assert_prompt(what: &str, took: Duration, waited: Duration) {
+    println!("{what} after {took:?}, {waited:?} of it without a CPU");
+    assert!(
+        took.saturating_sub(waited) <= GOAL,
+        "{what} after {took:?}, {waited:?} of it without a CPU"
+    );
+}
+
 // E4, E5
+#[rstest]
+#[case::ingress(Closed::Server)]
+#[case::egress(Closed::Guests)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not() {
+async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not(
+    #[case] closed: Closed,
+) {
     let mut stage = Stage::set().await;
     let entries = stage.fill().await;
     assert!(entries >= ENTRIES * 9 / 10, "only {entries} entries");
@@ -246,16 +293,19 @@ async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not
     let unhurt = stage.begin_all(&["nearfriend", "farfriend"], &[false, true]);
     let of_node = stage.begin_all(&["node"], &[false]);
 
-    let published = Instant::now();
-    stage.bed.show(&documents(false)).await.unwrap();
+    let (published, waited) = (Instant::now(), stage.waited());
+    stage.bed.show(&documents(closed)).await.unwrap();
     let last = stage.wait_cut(&doomed).await;
     let cut = last.saturating_duration_since(published);
-    assert!(cut <= GOAL, "the last word was heard after {cut:?}");
-    stage.assert_unhurt(&unhurt);
-    stage.assert_unhurt(&of_node);
+    assert_prompt("cut", cut, stage.waited().saturating_sub(waited));
+    stage.assert_unhurt(&unhurt).await;
+    stage.assert_unhurt(&of_node).await;
 
-    let published = Instant::now();
-    stage.bed.show(&documents(true)).await.unwrap();
+    let (published, waited) = (Instant::now(), stage.waited());
+    stage.bed.show(&documents(Closed::Nothing)).await.unwrap();
+    // A connection that was reset is over: it is begun anew.
+    let again = stage.begin_all(&["near"], &[false]);
+    let begun = published.elapsed();
     let heard = stage.talks.heard();
     let datagrams: Vec<_> = doomed
         .iter()
@@ -263,75 +313,69 @@ async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not
         .filter(|n| heard[*n].over == Over::Udp)
         .collect();
     let back = stage.wait_heard_since(&datagrams, published).await;
-    let again = stage.begin_all(&["near", "far"], &[false]);
-    let took = back.saturating_duration_since(published);
-    assert!(took <= GOAL, "datagrams came back after {took:?}");
+    let waited = stage.waited().saturating_sub(waited);
+    assert!(back > published, "datagrams were never cut");
+    assert_prompt("datagrams back", back - published, waited);
+    assert_prompt("connections begun", begun, waited);
     stage.wait_heard_since(&again, published).await;
-    assert!(
-        published.elapsed() <= 2 * GOAL,
-        "connections came back after {:?}",
-        published.elapsed()
-    );
-    stage.assert_unhurt(&unhurt);
-    stage.assert_unhurt(&of_node);
+    stage.assert_unhurt(&unhurt).await;
+    stage.assert_unhurt(&of_node).await;
 }
 
 // E5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flows_denied_while_the_agent_was_dead_are_cut_after_its_restart() {
     let mut stage = Stage::set().await;
+    let entries = stage.fill().await;
+    assert!(entries >= ENTRIES * 9 / 10, "only {entries} entries");
     let doomed = stage.begin_all(&["near", "far"], &[false, true]);
     let unhurt = stage.begin_all(&["nearfriend", "farfriend", "node"], &[false]);
     stage.agents().kill(0).unwrap();
-    stage.agents().publish(&documents(false));
+    stage.agents().publish(&documents(Closed::Server));
     stage.agents().run(0, &[]).unwrap();
 
     stage.agents().settle().await.unwrap();
-    let settled = Instant::now();
+    let (settled, waited) = (Instant::now(), stage.waited());
 
     let last = stage.wait_cut(&doomed).await;
     let cut = last.saturating_duration_since(settled);
-    assert!(
-        cut <= GOAL,
-        "the last word was heard {cut:?} after the restart"
-    );
-    stage.assert_unhurt(&unhurt);
+    let waited = stage.waited().saturating_sub(waited);
+    assert_prompt("cut after the restart", cut, waited);
+    stage.assert_unhurt(&unhurt).await;
 }
 
 // E5
+#[rstest]
+#[case("policy.commit.after")]
+#[case("policy.revoke.before_mark")]
+#[case("policy.revoke.after_mark")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flows_are_cut_after_an_agent_died_between_the_kernels_answer_and_the_mark() {
-    for point in [
-        "policy.commit.after",
-        "policy.revoke.before_mark",
-        "policy.revoke.after_mark",
-    ] {
-        let mut stage = Stage::set().await;
-        stage.agents().kill(0).unwrap();
-        let armed = [(mesh::crash::VARIABLE.to_owned(), point.to_owned())];
-        stage.agents().run(0, &armed).unwrap();
-        let doomed = stage.begin_all(&["near", "far"], &[false]);
-        let unhurt = stage.begin_all(&["nearfriend", "farfriend", "node"], &[false]);
-        stage.agents().publish(&documents(false));
-        let begun = Instant::now();
-        while !stage.agents().has_ended(0).unwrap() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "the agent did not get to {point}"
-            );
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-
-        stage.agents().run(0, &[]).unwrap();
-        stage.agents().settle().await.unwrap();
-        let settled = Instant::now();
-
-        let last = stage.wait_cut(&doomed).await;
-        let cut = last.saturating_duration_since(settled);
+async fn flows_are_cut_after_an_agent_died_between_the_kernels_answer_and_the_mark(
+    #[case] point: &str,
+) {
+    let mut stage = Stage::set().await;
+    stage.agents().kill(0).unwrap();
+    let armed = [(mesh::crash::VARIABLE.to_owned(), point.to_owned())];
+    stage.agents().run(0, &armed).unwrap();
+    let doomed = stage.begin_all(&["near", "far"], &[false]);
+    let unhurt = stage.begin_all(&["nearfriend", "farfriend", "node"], &[false]);
+    stage.agents().publish(&documents(Closed::Server));
+    let begun = Instant::now();
+    while !stage.agents().has_ended(0).unwrap() {
         assert!(
-            cut <= GOAL,
-            "{point}: the last word was heard {cut:?} after the restart"
+            begun.elapsed() < PATIENCE,
+            "the agent did not get to {point}"
         );
-        stage.assert_unhurt(&unhurt);
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
+
+    stage.agents().run(0, &[]).unwrap();
+    stage.agents().settle().await.unwrap();
+    let (settled, waited) = (Instant::now(), stage.waited());
+
+    let last = stage.wait_cut(&doomed).await;
+    let cut = last.saturating_duration_since(settled);
+    let waited = stage.waited().saturating_sub(waited);
+    assert_prompt(point, cut, waited);
+    stage.assert_unhurt(&unhurt).await;
 }
