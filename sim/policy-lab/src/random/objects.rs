@@ -93,7 +93,10 @@ impl Scene {
         for (number, name) in PODS.into_iter().take(pods).enumerate() {
             let space = dice.pick(&namespaces).copied().unwrap_or("x");
             let pod = pod(dice, stack, space, name, number, previous.as_deref());
-            previous = addresses_of(&pod);
+            // Nobody takes over the addresses of a node.
+            if pod.pointer("/spec/hostNetwork").is_none() {
+                previous = addresses_of(&pod);
+            }
             objects.push(pod);
         }
         Self {
