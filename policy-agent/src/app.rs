@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mesh::health::{Condition, Health};
+use mesh::metrics::Registry;
 use mesh::run::{App, Context};
 use mesh::tls::TlsMaterial;
 use mesh::{authz, backoff, server};
@@ -103,6 +104,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         pending,
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        registry: context.registry.clone(),
         ready,
         health: context.health.clone(),
         felix_port: probes.as_ref().err().cloned(),
@@ -224,6 +226,7 @@ struct Start {
     pending: Pending,
     metrics: Metrics,
     tasks: mesh::tasks::Tasks,
+    registry: Registry,
     ready: Condition,
     health: Health,
     /// Who may have Felix' health port; looked at again until nobody has it.
@@ -257,7 +260,9 @@ impl Start {
                 file: self.config.notices.file.clone(),
             },
         );
-        let feed = feed::open(self.origin()?, &self.tasks).context("feed")?;
+        let feed = feed::open(self.origin()?, &self.tasks, &self.registry)
+            .await
+            .context("feed")?;
         let params = |known| enforcer::Params {
             engine,
             rules: opened.rules,
@@ -385,12 +390,12 @@ impl Start {
 
     fn origin(&self) -> anyhow::Result<Origin> {
         let feed = &self.config.feed;
-        let fallback = feed.manifests.clone().map(|folder| Fallback {
-            folder,
+        let fallback = self.config.source()?.map(|place| Fallback {
+            place,
             after: Duration::from_millis(feed.fallback_ms),
         });
         match (&self.tls, fallback) {
-            (_, Some(fallback)) if feed.relays.is_empty() => Ok(Origin::Folder(fallback.folder)),
+            (_, Some(fallback)) if feed.relays.is_empty() => Ok(Origin::Direct(fallback.place)),
             (Some(tls), fallback) if !feed.relays.is_empty() => Ok(Origin::Relays(Relays {
                 targets: feed.relays.clone(),
                 client: Client {
@@ -409,20 +414,20 @@ impl Start {
 async fn relay(context: Context<Config>) -> anyhow::Result<App> {
     let tls = certificates(&context)?.context("tls is missing")?;
     let config = &context.config;
-    let manifests = config.feed.manifests.as_deref();
+    let place = config.source()?;
     let bound = server::Bound::tcp(config.relay.listen, tls, config.relay.server)
         .await
         .context("relay.listen")?;
     let parts = Parts {
         cluster: config.node.cluster.as_str(),
-        manifests: manifests.context("feed.manifests is missing")?,
+        place: place.as_ref().context("cluster names nothing to watch")?,
         notices: config.notices.file.clone(),
         agents_max: config.relay.agents_max,
         registry: &context.registry,
         rpc: &context.rpc,
         tasks: &context.tasks,
     };
-    let relay = service::start(bound, &parts)?;
+    let relay = service::start(bound, &parts).await?;
     let ready = context.health.condition("feed");
     let mut synced = relay.synced;
     let stopping = context.tasks.stopping();

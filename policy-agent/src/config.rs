@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::source::Place;
 use ipnet::IpNet;
 use mesh::config::Invalid;
 use mesh::run::{Params, Settings};
@@ -20,7 +21,10 @@ pub struct Config {
     pub mode: Mode,
     /// Who we are and where things lie.
     pub node: Node,
-    /// Where objects come from.
+    /// What is watched: a folder of manifests, or the API server.
+    #[serde(default)]
+    pub cluster: cluster::source::Settings,
+    /// Who watches: we, or relays.
     #[serde(default)]
     pub feed: Feed,
     /// Whether and how policy is enforced.
@@ -89,15 +93,15 @@ fn socket() -> PathBuf {
     PathBuf::from("/run/terway/policy.sock")
 }
 
-/// Where objects come from: relays, or a folder of manifests, or relays with the folder while none answers.
+/// Who watches: relays, or we what `cluster` names, or relays and we while none answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Feed {
-    /// Folder of manifests.
+    /// Older name of `cluster.folder`.
     pub manifests: Option<PathBuf>,
     /// `host:port` of relays.
     pub relays: Vec<String>,
-    /// How long relays are tried before the folder is read, in milliseconds.
+    /// How long relays are tried before we watch ourselves, in milliseconds.
     pub fallback_ms: u64,
 }
 
@@ -271,11 +275,13 @@ impl Settings for Config {
         if self.node.name.is_empty() {
             return fail("node.name", "is empty");
         }
-        let no_source = self.feed.manifests.is_none() && self.feed.relays.is_empty();
+        let nothing = self.source()?.is_none();
         match self.mode {
-            Mode::Agent if no_source => return fail("feed", "names neither manifests nor relays"),
-            Mode::Relay if self.feed.manifests.is_none() => {
-                return fail("feed.manifests", "is what a relay watches, and is missing");
+            Mode::Agent if nothing && self.feed.relays.is_empty() => {
+                return fail("cluster", "names nothing to watch, and feed no relays");
+            }
+            Mode::Relay if nothing => {
+                return fail("cluster", "names nothing to watch, as a relay must");
             }
             Mode::Relay if self.tls.is_none() => return fail("tls", "is needed by a relay"),
             Mode::Agent | Mode::Relay | Mode::Remove => {}
@@ -321,6 +327,15 @@ impl Settings for Config {
 }
 
 impl Config {
+    /// What is watched; nothing when only relays are named.
+    ///
+    /// # Errors
+    /// [`Invalid`] when more than one thing is named, or one by half.
+    pub fn source(&self) -> Result<Option<Place>, Invalid> {
+        let place = self.cluster.place(self.feed.manifests.as_deref());
+        place.map_err(|wrong| Invalid::new(wrong.key, wrong.why))
+    }
+
     /// How long an owned table is waited for.
     pub const fn owner_wait(&self) -> Duration {
         Duration::from_millis(self.policy.owner_wait_ms)
@@ -415,6 +430,9 @@ mod tests {
             ("gate.wait_ms=0", "gate.wait_ms"),
             ("felix_health.listen=0.0.0.0:9099", "felix_health.listen"),
             ("mode=felix", "mode"),
+            ("cluster.source=kubernetes", "cluster.source"),
+            ("cluster.folder=/other", "cluster.folder"),
+            ("cluster.kubeconfig=/k", "cluster.kubeconfig"),
         ] {
             let text = format!("{:#}", read(&[set]).unwrap_err());
             assert!(text.contains(key), "{set}: {text}");
@@ -440,6 +458,6 @@ mod tests {
         };
 
         assert!(without("tls.").contains("tls"));
-        assert!(without("manifests").contains("feed.manifests"));
+        assert!(without("manifests").contains("cluster"));
     }
 }

@@ -1,18 +1,19 @@
-//! What is in the cluster, as events in batches: from a folder, or from a relay.
+//! What is in the cluster, as events in batches: from a folder, an API server, or a relay.
 //!
 //! No history is assumed on either side. When a source is lost and found again, or another one takes over, all of
 //! its objects come again, and what is no longer among them comes as deletions: the feed remembers keys, and nothing
 //! else of what it told.
 
-mod folder;
+mod direct;
 mod keys;
 mod output;
 mod upstream;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::files::FolderError;
+use cluster::metrics::Metrics;
+use cluster::source::{OpenError, Place};
+use mesh::metrics::Registry;
 use mesh::tasks::Tasks;
 use policy_core::object::Event;
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ const DEPTH: usize = 16;
 /// Events that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Place in the feed: with a relay its sequence, with a folder the number of the batch. What is older than this
+    /// Place in the feed: with a relay its sequence, without one the number of the batch. What is older than this
     /// has been told. It stands still while a state is told in several batches.
     pub sequence: u64,
     /// With this batch the reader has the whole state. False while a state is being told, also when that happens
@@ -67,8 +68,8 @@ pub fn channel() -> (mpsc::Sender<Batch>, Feed) {
 /// Where a feed comes from.
 #[derive(Debug, Clone)]
 pub enum Origin {
-    /// A folder of manifests.
-    Folder(PathBuf),
+    /// We watch ourselves.
+    Direct(Place),
     /// Relays.
     Relays(Relays),
 }
@@ -87,37 +88,41 @@ pub struct Relays {
 /// What is read while no relay answers.
 #[derive(Debug, Clone)]
 pub struct Fallback {
-    /// Folder of manifests.
-    pub folder: PathBuf,
-    /// How long relays are tried before it is read.
+    /// What we watch then ourselves.
+    pub place: Place,
+    /// How long relays are tried before.
     pub after: Duration,
 }
 
 /// Starts a feed on `tasks`; it ends with their drain.
 ///
 /// # Errors
-/// [`FolderError`] when a folder is named that can not be watched.
-pub fn open(origin: Origin, tasks: &Tasks) -> Result<Feed, FolderError> {
+/// [`OpenError`] when a place is named that can not be watched.
+pub async fn open(origin: Origin, tasks: &Tasks, registry: &Registry) -> Result<Feed, OpenError> {
     let (sender, feed) = channel();
     let output = output::Output::new(sender);
     let stopping = tasks.stopping();
     match origin {
-        Origin::Folder(path) => {
-            let folder = folder::Folder::open(&path)?;
+        Origin::Direct(place) => {
+            let direct = direct::Direct::open(&place).await?;
+            if let Some(health) = direct.health() {
+                let metrics = Metrics::register(registry);
+                tasks.spawn("source metrics", metrics.follow(health, tasks.stopping()));
+            }
             tasks.spawn("feed", async move {
                 let mut output = output;
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => {}
-                    () = folder.run(&mut output) => {}
+                    () = direct.run(&mut output) => {}
                 }
                 stopping.cancelled().await;
             });
         }
         Origin::Relays(relays) => {
             if let Some(fallback) = &relays.fallback {
-                // A folder that is not there is said now, and not when it is needed.
-                drop(folder::Folder::open(&fallback.folder)?);
+                // What can not be watched is said now, and not when it is needed.
+                drop(direct::Direct::open(&fallback.place).await?);
             }
             let upstream = upstream::Upstream::new(relays, output);
             tasks.spawn("feed", async move {

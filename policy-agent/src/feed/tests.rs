@@ -77,13 +77,15 @@ impl Site {
         self.client(&Identity::node("c1", "i-1"))
     }
 
-    fn feed(&self, relay: SocketAddr, fallback: Option<Fallback>) -> Feed {
+    async fn feed(&self, relay: SocketAddr, fallback: Option<Fallback>) -> Feed {
         let relays = Relays {
             targets: vec![relay.to_string()],
             client: self.node(),
             fallback,
         };
-        open(Origin::Relays(relays), &self.tasks).unwrap()
+        open(Origin::Relays(relays), &self.tasks, &Registry::new())
+            .await
+            .unwrap()
     }
 }
 
@@ -191,7 +193,10 @@ async fn folder_is_told_as_events() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "a");
     write(dir.path(), "b");
-    let mut feed = open(Origin::Folder(dir.path().to_owned()), &site.tasks).unwrap();
+    let place = Place::Folder(dir.path().to_owned());
+    let mut feed = open(Origin::Direct(place), &site.tasks, &Registry::new())
+        .await
+        .unwrap();
     let mut view = View::default();
 
     view.until(&mut feed, &["a", "b"]).await;
@@ -206,13 +211,13 @@ async fn two_agents_of_a_relay_see_the_same_state() {
     let site = Site::new();
     let running = relay(&site, source_with(&["a", "b"]), "127.0.0.1:0").await;
     let (mut one, mut two) = (View::default(), View::default());
-    let mut first = site.feed(running.address, None);
+    let mut first = site.feed(running.address, None).await;
     one.until(&mut first, &["a", "b"]).await;
 
     running.source.publish(&[Change::Upsert(document("c"))], 0);
     let gone = DocumentKey::of(&document("a"));
     let sequence = running.source.publish(&[Change::Delete(gone)], 0);
-    let mut second = site.feed(running.address, None);
+    let mut second = site.feed(running.address, None).await;
     two.until(&mut second, &["b", "c"]).await;
     one.until(&mut first, &["b", "c"]).await;
 
@@ -225,7 +230,7 @@ async fn agent_that_comes_back_learns_what_vanished_meanwhile() {
     let site = Site::new();
     let running = relay(&site, source_with(&["a", "b"]), "127.0.0.1:0").await;
     let at = running.address;
-    let mut feed = site.feed(at, None);
+    let mut feed = site.feed(at, None).await;
     let mut view = View::default();
     view.until(&mut feed, &["a", "b"]).await;
     let before = view.sequence;
@@ -251,10 +256,10 @@ async fn agent_reads_the_folder_while_no_relay_answers_and_the_relay_when_one_do
     let at = running.address;
     running.end().await;
     let fallback = Fallback {
-        folder: dir.path().to_owned(),
+        place: Place::Folder(dir.path().to_owned()),
         after: Duration::from_millis(50),
     };
-    let mut feed = site.feed(at, Some(fallback));
+    let mut feed = site.feed(at, Some(fallback)).await;
     let mut view = View::default();
     view.until(&mut feed, &["a", "b"]).await;
 
@@ -269,7 +274,7 @@ async fn agent_reads_the_folder_while_no_relay_answers_and_the_relay_when_one_do
 async fn relay_that_is_not_in_sync_sends_nothing_yet() {
     let site = Site::new();
     let running = relay(&site, Source::new(Limits::default()), "127.0.0.1:0").await;
-    let mut feed = site.feed(running.address, None);
+    let mut feed = site.feed(running.address, None).await;
     running.source.publish(&[Change::Upsert(document("a"))], 0);
     assert_eq!(feed.try_next(), None);
 

@@ -4,7 +4,7 @@ use mesh::backoff::Backoff;
 use mesh::causes;
 use tracing::{debug, info, warn};
 
-use crate::feed::folder::Folder;
+use crate::feed::direct::Direct;
 use crate::feed::output::{Closed, Output};
 use crate::feed::{Batch, Fallback, Relays};
 use crate::relay::client::{Client, Frames, WatchError};
@@ -55,7 +55,7 @@ impl Upstream {
         }
     }
 
-    /// A stream; until there is one, and patience is over, the folder.
+    /// A stream; until there is one, and patience is over, what we watch ourselves.
     async fn frames(&mut self) -> Frames {
         let Some(fallback) = &self.fallback else {
             return self.dialer.find().await;
@@ -64,18 +64,18 @@ impl Upstream {
         if let Ok(frames) = soon.await {
             return frames;
         }
-        match Folder::open(&fallback.folder) {
-            Ok(folder) => {
-                warn!(folder = %fallback.folder.display(), "no relay answers; reading the folder");
+        match Direct::open(&fallback.place).await {
+            Ok(direct) => {
+                warn!(place = ?fallback.place, "no relay answers; watching ourselves");
                 tokio::select! {
                     frames = self.dialer.find() => return frames,
                     // Ends only when nobody reads, which the next delivery finds out as well.
-                    () = folder.run(&mut self.output) => {}
+                    () = direct.run(&mut self.output) => {}
                 }
             }
             Err(error) => warn!(
                 error = causes::text(&error),
-                "no relay answers, nor can the folder be read"
+                "no relay answers, nor can we watch ourselves"
             ),
         }
         self.dialer.find().await

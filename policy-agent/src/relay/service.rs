@@ -1,9 +1,11 @@
 //! The process of the relay: documents in, frames out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use cluster::documents::{Change, DocumentSource, Documents};
+use cluster::documents::{Change, Documents};
+use cluster::metrics::Metrics;
+use cluster::source::Place;
 use mesh::authz;
 use mesh::metrics::Registry;
 use mesh::server::rpc_metrics::RpcMetrics;
@@ -24,8 +26,8 @@ use crate::relay::wire;
 pub struct Parts<'a> {
     /// The cluster whose nodes may read.
     pub cluster: &'a str,
-    /// Folder of manifests.
-    pub manifests: &'a Path,
+    /// What it watches.
+    pub place: &'a Place,
     /// File that gets an Event per malformed policy.
     pub notices: Option<PathBuf>,
     /// Agents at a time.
@@ -49,16 +51,20 @@ pub struct Relay {
     pub synced: watch::Receiver<bool>,
 }
 
-/// Watches the folder and serves agents on `bound`.
+/// Watches and serves agents on `bound`.
 ///
 /// # Errors
-/// When the folder can not be watched.
-pub fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
+/// When the place can not be watched.
+pub async fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
     let source = Source::new(Limits::default());
-    let (documents, changes) =
-        DocumentSource::open(parts.manifests, wire::wanted).context("feed.manifests")?;
+    let opened = parts.place.documents(wire::wanted).await;
+    let (documents, changes) = opened.context("cluster")?;
     let tasks = parts.tasks;
-    tasks.spawn("manifests", documents.run(tasks.stopping()));
+    if let Some(health) = documents.health() {
+        let metrics = Metrics::register(parts.registry);
+        tasks.spawn("source metrics", metrics.follow(health, tasks.stopping()));
+    }
+    tasks.spawn("source", documents.run(tasks.stopping()));
     let server = Server::new(source.clone(), parts.cluster, parts.agents_max, tasks);
     let gauges = Gauges::register(parts.registry);
     let (synced, is_synced) = watch::channel(false);

@@ -1,29 +1,34 @@
-//! A folder as a source.
+//! What we watch ourselves: a folder, or the API server.
 
-use std::path::Path;
-
-use cluster::documents::{DocumentSource, Documents};
-use cluster::files::FolderError;
+use cluster::documents::Documents;
+use cluster::health::Health;
+use cluster::source::{DocumentsSource, OpenError, Place};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::Batch;
 use crate::feed::output::Output;
 use crate::relay::wire;
 
-/// A folder that is watched while somebody runs it.
+/// A place that is watched while somebody runs it.
 #[derive(Debug)]
-pub(super) struct Folder {
-    source: DocumentSource,
+pub(super) struct Direct {
+    source: DocumentsSource,
     documents: Documents,
 }
 
-impl Folder {
-    pub(super) fn open(path: &Path) -> Result<Self, FolderError> {
-        let (source, documents) = DocumentSource::open(path, wire::wanted)?;
+impl Direct {
+    pub(super) async fn open(place: &Place) -> Result<Self, OpenError> {
+        let (source, documents) = place.documents(wire::wanted).await?;
         Ok(Self { source, documents })
     }
 
-    /// Tells the folder's state and its changes, until nobody reads.
+    /// How it fares; nothing for a folder.
+    pub(super) fn health(&self) -> Option<watch::Receiver<Health>> {
+        self.source.health()
+    }
+
+    /// Tells the state and its changes, until nobody reads.
     ///
     /// # Cancel safety
     /// Cancel-safe; the source is gone then.
