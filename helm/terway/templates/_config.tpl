@@ -102,8 +102,11 @@ socket = "/run/terway/agent.sock"
 # Settings of the node, where a container that is not privileged can write them.
 proc_sys = "/host/proc/sys"
 
-[kubernetes]
-# Where this release says whether nodes serve or leave.
+[cluster]
+source = "kubernetes"
+
+[control]
+# control.endpoint is a variable of the pod. Where this release says whether nodes serve or leave:
 phase = {{ printf "%s/%s-phase" .Release.Namespace (include "terway.name" .) | toJson }}
 
 [cni]
@@ -138,8 +141,14 @@ mode = "agent"
 cluster = {{ .Values.cluster.id | toJson }}
 state_dir = "/var/lib/terway"
 socket = "/run/terway/policy.sock"
+{{- if not .Values.relay.enabled }}
 
-[kubernetes]
+[cluster]
+source = "kubernetes"
+{{- end }}
+
+[control]
+# control.endpoint is a variable of the pod.
 phase = {{ printf "%s/%s-phase" .Release.Namespace (include "terway.name" .) | toJson }}
 
 [policy]
@@ -166,7 +175,8 @@ mode = "relay"
 cluster = {{ .Values.cluster.id | toJson }}
 state_dir = "/tmp"
 
-[kubernetes]
+[cluster]
+source = "kubernetes"
 
 [relay]
 listen = "0.0.0.0:7401"
@@ -189,8 +199,6 @@ grpc = "0.0.0.0:7501"
 id = {{ .Values.cluster.id | toJson }}
 authority = {{ .Values.cluster.authority | default .Values.cluster.id | toJson }}
 registered = {{ .Values.cluster.registered }}
-
-[kubernetes]
 namespace = {{ .Release.Namespace | toJson }}
 phase = {{ printf "%s/%s-phase" .Release.Namespace $name | toJson }}
 

@@ -28,10 +28,6 @@ const fn to_learn(
     }
 }
 
-/// Stands in for the API server.
-const PODS: &[&str] = &["node.manifests=/manifests"];
-/// The same for policy-agent.
-const OBJECTS: &[&str] = &["feed.manifests=/manifests"];
 /// Stands in for other sources of credentials.
 const KEYS: &[&str] = &["credentials.dir=/credentials"];
 
@@ -43,10 +39,8 @@ pub(crate) const AWAITED: &[Awaited] = &[
     to_learn("node-agent", "cni", &[]),
     to_learn("node-agent", "control", &[]),
     to_learn("node-agent", "device_plugin", &[]),
-    to_learn("node-agent", "kubernetes", PODS),
     to_learn("node-agent", "node.proc_sys", &[]),
     to_learn("policy-agent", "control", &[]),
-    to_learn("policy-agent", "kubernetes", OBJECTS),
 ];
 
 impl Awaited {
