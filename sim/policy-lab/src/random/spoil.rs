@@ -25,7 +25,7 @@ pub fn policy(dice: &mut Dice, mut document: Value) -> Value {
         match (dice.below(4), &mut *slot, other) {
             (0, _, Some(other)) => *slot = other,
             (1, Value::Object(fields), _) => {
-                _ = fields.insert("bogus".to_owned(), junk(dice));
+                drop(fields.insert("bogus".to_owned(), junk(dice)));
             }
             (1, Value::Array(items), _) => items.push(junk(dice)),
             (
