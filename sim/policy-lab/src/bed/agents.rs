@@ -55,7 +55,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Agents and their relay.
 #[derive(Debug)]
 pub struct Agents {
-    agents: Vec<Agent>,
+    nodes: Vec<Agent>,
     source: Source,
     known: BTreeSet<DocumentKey>,
     sequence: u64,
@@ -146,7 +146,7 @@ impl Agents {
             });
         }
         let mut all = Self {
-            agents,
+            nodes: agents,
             source,
             known: BTreeSet::new(),
             sequence: 0,
@@ -154,7 +154,7 @@ impl Agents {
             relay: Some(relay),
             folder,
         };
-        for node in 0..all.agents.len() {
+        for node in 0..all.nodes.len() {
             all.run(node, &[])?;
         }
         Ok(all)
@@ -195,7 +195,7 @@ impl Agents {
     /// # Errors
     /// An agent ended, or did not come so far in time.
     pub async fn settle(&mut self) -> anyhow::Result<()> {
-        for node in 0..self.agents.len() {
+        for node in 0..self.nodes.len() {
             if self.is_running(node) {
                 self.wait_applied(node, self.sequence).await?;
             }
@@ -221,7 +221,7 @@ impl Agents {
     }
 
     fn agent(&mut self, node: usize) -> anyhow::Result<&mut Agent> {
-        self.agents
+        self.nodes
             .get_mut(node)
             .with_context(|| format!("no agent {node}"))
     }
@@ -308,12 +308,12 @@ impl Agents {
 
     /// Whether an agent's process was started and not killed.
     pub fn is_running(&self, node: usize) -> bool {
-        self.agents.get(node).is_some_and(|a| a.process.is_some())
+        self.nodes.get(node).is_some_and(|a| a.process.is_some())
     }
 
     /// The process id of an agent that was started and not killed.
     pub fn pid(&self, node: usize) -> Option<u32> {
-        self.agents.get(node)?.process.as_ref().map(Process::pid)
+        self.nodes.get(node)?.process.as_ref().map(Process::pid)
     }
 
     /// Whether an agent's process has ended by itself, for instance at a crash point.
@@ -365,9 +365,18 @@ impl Agents {
         process.context("the agent does not run")?.waited()
     }
 
+    /// Whether the kernel keeps one of an agent's threads waiting for something that others hold.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn is_blocked(&mut self, node: usize) -> anyhow::Result<bool> {
+        let process = self.agent(node)?.process.as_ref();
+        process.context("the agent does not run")?.is_blocked()
+    }
+
     /// The end of an agent's log.
     pub fn log(&self, node: usize) -> String {
-        self.agents
+        self.nodes
             .get(node)
             .map(|a| program::tail(&a.log))
             .unwrap_or_default()

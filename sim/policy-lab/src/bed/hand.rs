@@ -40,7 +40,7 @@ pub enum Manner {
 #[derive(Debug)]
 pub struct Hands {
     manner: Manner,
-    hands: Vec<Hand>,
+    nodes: Vec<Hand>,
     known: BTreeMap<DocumentKey, Value>,
 }
 
@@ -96,7 +96,7 @@ impl Hands {
         }
         Ok(Self {
             manner,
-            hands,
+            nodes: hands,
             known: BTreeMap::new(),
         })
     }
@@ -115,13 +115,13 @@ impl Hands {
         let there = there.map(|(_, d)| Change::Upsert(d.clone()));
         let changes: Vec<_> = gone.chain(there).collect();
         for change in &changes {
-            for hand in &mut self.hands {
+            for hand in &mut self.nodes {
                 if let Some(event) = wire::event(change) {
                     hand.engine.apply(event);
                 }
             }
         }
-        for hand in &mut self.hands {
+        for hand in &mut self.nodes {
             hand.engine.set_synced();
         }
         self.known = now;
@@ -132,7 +132,7 @@ impl Hands {
     /// # Errors
     /// The kernel refused, or there is no end to it.
     pub fn settle(&mut self) -> anyhow::Result<()> {
-        for hand in &mut self.hands {
+        for hand in &mut self.nodes {
             match self.manner {
                 Manner::Ordered => hand.write()?,
                 Manner::OneTransaction => hand.write_at_once()?,
@@ -148,7 +148,7 @@ impl Hands {
     /// The kernel refused, or there is no such node.
     pub fn ready(&mut self, pod: &Standing) -> anyhow::Result<()> {
         let local = local_pod(pod);
-        let hand = self.hands.get_mut(pod.spec.node).context("no such node")?;
+        let hand = self.nodes.get_mut(pod.spec.node).context("no such node")?;
         hand.placed
             .insert(pod.desired.host_link.clone(), local.clone());
         hand.engine.place(local);
@@ -160,7 +160,7 @@ impl Hands {
     /// # Errors
     /// The kernel refused, or there is no such node.
     pub fn release(&mut self, pod: &Standing) -> anyhow::Result<()> {
-        let hand = self.hands.get_mut(pod.spec.node).context("no such node")?;
+        let hand = self.nodes.get_mut(pod.spec.node).context("no such node")?;
         hand.placed.remove(&pod.desired.host_link);
         hand.engine.unplace(&pod.desired.attachment);
         self.settle()
@@ -171,7 +171,7 @@ impl Hands {
     /// # Errors
     /// The kernel does not show its tables.
     pub fn diff(&mut self, node: usize) -> anyhow::Result<Vec<String>> {
-        let hand = self.hands.get_mut(node).context("no such node")?;
+        let hand = self.nodes.get_mut(node).context("no such node")?;
         let dump = dump(&mut hand.kernel)?;
         Ok(hand.engine.diff(&Target::Host, &dump))
     }

@@ -123,7 +123,16 @@ impl Kernel {
                 match message {
                     Message::Change(change) => snapshot.take(change),
                     Message::Foreign(Some(table)) if table == *at => snapshot.foreign = true,
-                    _ => {}
+                    // A chain, rule or set of another table of this family, and what no dump consists of.
+                    Message::Foreign(_)
+                    | Message::Answer(_)
+                    | Message::Done(_)
+                    | Message::Overrun
+                    | Message::BatchBegin(_)
+                    | Message::BatchEnd
+                    | Message::Generation(_)
+                    | Message::Trace(_)
+                    | Message::Other => {}
                 }
             }
             let names: Vec<_> = snapshot.sets.keys().cloned().collect();
@@ -163,7 +172,13 @@ impl Kernel {
                 match message {
                     Message::Done(_) | Message::Answer(_) => return Ok(messages),
                     Message::Generation(_) => return Ok(vec![message]),
-                    other => messages.push(other),
+                    Message::Overrun => bail!("the kernel dropped a part of its answer"),
+                    Message::BatchBegin(_)
+                    | Message::BatchEnd
+                    | Message::Change(_)
+                    | Message::Trace(_)
+                    | Message::Foreign(_)
+                    | Message::Other => messages.push(message),
                 }
             }
         }

@@ -137,6 +137,21 @@ impl Process {
         waited(self.child.id(), "")
     }
 
+    /// Whether the kernel keeps one of its threads waiting for something that others hold: conntrack's netlink and
+    /// rtnetlink have one lock each for all namespaces of a machine.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn is_blocked(&self) -> anyhow::Result<bool> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+            if stat.rsplit(')').next().is_some_and(|s| s.starts_with(" D")) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// SIGKILL, and waits for the end.
     ///
     /// # Errors

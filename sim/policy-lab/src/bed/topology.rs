@@ -93,6 +93,8 @@ pub struct Topology {
     /// Its addresses.
     pub outside_addresses: Vec<IpAddr>,
     pods: BTreeMap<PodKey, Standing>,
+    /// Node to which the router sends each pod address that was ever in use.
+    routed: BTreeMap<IpAddr, usize>,
     spare: Vec<Namespace>,
     made: usize,
     sandboxes: u64,
@@ -152,6 +154,7 @@ impl Topology {
             outside: named("o"),
             outside_addresses: outside.to_vec(),
             pods: BTreeMap::new(),
+            routed: BTreeMap::new(),
             spare: Vec::new(),
             made: 0,
             sandboxes: 0,
@@ -286,9 +289,15 @@ impl Topology {
     /// # Errors
     /// What the datapath or `ip` refused.
     pub async fn raise(&mut self, pod: Standing) -> anyhow::Result<()> {
-        let script = assignments(pod.spec.node, pod.spec.addresses())?;
-        shell::ip_batch(&self.router, &script).await?;
-        let node = self.node(pod.spec.node)?;
+        let number = pod.spec.node;
+        let moved = |at: &IpAddr| self.routed.get(at) != Some(&number);
+        let moved: Vec<IpAddr> = pod.spec.addresses().filter(moved).collect();
+        if !moved.is_empty() {
+            let script = assignments(number, moved.iter().copied())?;
+            shell::ip_batch(&self.router, &script).await?;
+            self.routed.extend(moved.into_iter().map(|at| (at, number)));
+        }
+        let node = self.node(number)?;
         node.datapath
             .setup_pod(&pod.desired)
             .await

@@ -85,18 +85,23 @@ pub fn script(ports: &[u16]) -> String {
 }
 
 impl Ledger {
-    /// Puts the books into a node (again, if a flush took them) and opens them.
+    /// Opens a node's books, and puts them there first where they are not (or were flushed). All openings of one node
+    /// are for the same ports.
     ///
     /// # Errors
     /// What `nft` or the kernel refused.
     pub async fn open(node: &Namespace, ports: &[u16]) -> anyhow::Result<Self> {
-        let script = format!(
-            "table inet {TABLE}\ndelete table inet {TABLE}\n{}",
-            script(ports)
-        );
-        shell::nft(node, &script).await?;
         let socket = node.enter_async(open_socket).await??;
-        Ok(Self { socket })
+        let ledger = Self { socket };
+        if ledger.read().is_err() {
+            let script = format!(
+                "table inet {TABLE}\ndelete table inet {TABLE}\n{}",
+                script(ports)
+            );
+            shell::nft(node, &script).await?;
+            ledger.read()?;
+        }
+        Ok(ledger)
     }
 
     /// Makes the node forget all flows that it tracks.

@@ -37,38 +37,37 @@ fn pod(name: &str, node: &str, v4: &str, v6: &str) -> Value {
 fn every_way(bed: &Bed) -> Vec<Attempt> {
     let stations = bed.stations();
     let mut attempts = Vec::new();
-    for (from, sender) in stations.iter().enumerate() {
-        for (to, receiver) in stations.iter().enumerate() {
-            for source in sender.addresses.iter().filter(|_| from != to) {
+    for sender in &stations {
+        for receiver in stations.iter().filter(|r| *r != sender) {
+            for source in &sender.addresses {
                 let same = |a: &&IpAddr| a.is_ipv4() == source.is_ipv4();
-                for destination in receiver.addresses.iter().filter(same) {
-                    for port in [80, 81] {
-                        if source.is_ipv6() {
-                            attempts.push(Attempt {
-                                source: *source,
-                                destination: *destination,
-                                kind: probe::Kind::Solicitation,
-                            });
-                        }
-                        for kind in [
-                            probe::Kind::Tcp(port),
-                            probe::Kind::Udp(port),
-                            probe::Kind::Sctp(port),
-                            probe::Kind::Echo,
-                            probe::Kind::Portless,
-                        ] {
-                            attempts.push(Attempt {
-                                source: *source,
-                                destination: *destination,
-                                kind,
-                            });
-                        }
-                    }
-                }
+                let destinations = receiver.addresses.iter().filter(same);
+                attempts.extend(destinations.flat_map(|to| all_kinds(*source, *to)));
             }
         }
     }
     attempts
+}
+
+fn all_kinds(source: IpAddr, destination: IpAddr) -> Vec<Attempt> {
+    let ports = [80, 81].into_iter().flat_map(|port| {
+        [
+            probe::Kind::Tcp(port),
+            probe::Kind::Udp(port),
+            probe::Kind::Large(port),
+            probe::Kind::Sctp(port),
+        ]
+    });
+    let solicitation = source.is_ipv6().then_some(probe::Kind::Solicitation);
+    ports
+        .chain([probe::Kind::Echo, probe::Kind::Portless])
+        .chain(solicitation)
+        .map(|kind| Attempt {
+            source,
+            destination,
+            kind,
+        })
+        .collect()
 }
 
 #[tokio::test]
@@ -100,7 +99,9 @@ async fn bed_without_policy_passes_everything_and_sees_what_a_rule_drops() {
     let c6: IpAddr = "fd00:10:2::10".parse().unwrap();
     for (attempt, verdict) in attempts.iter().zip(&verdicts) {
         let denied = match attempt.kind {
-            probe::Kind::Udp(80) | probe::Kind::Sctp(81) => attempt.destination == c4,
+            probe::Kind::Udp(80) | probe::Kind::Large(80) | probe::Kind::Sctp(81) => {
+                attempt.destination == c4
+            }
             probe::Kind::Echo => attempt.destination == c6,
             // What is for the node itself is not sent on.
             probe::Kind::Tcp(81) => attempt.source == c4 && attempt.destination != own,

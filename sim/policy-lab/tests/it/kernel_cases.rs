@@ -43,10 +43,18 @@ fn attempt(probe: &Probe) -> Attempt {
     }
 }
 
-/// How many probes were judged, and which were judged wrongly.
-async fn run(bed: &mut Bed, case: &Case) -> (usize, Vec<String>) {
-    let mut count = 0;
-    let mut wrong = Vec::new();
+/// What was done, and which probes were judged wrongly.
+#[derive(Debug, Default)]
+struct Tally {
+    cases: usize,
+    steps: usize,
+    probes: usize,
+    denied: usize,
+    wrong: Vec<String>,
+}
+
+async fn run(bed: &mut Bed, case: &Case, tally: &mut Tally) {
+    tally.cases += 1;
     for (number, (step, state)) in case.steps.iter().zip(case.states()).enumerate() {
         let place = format!("{} step {number}", case.name);
         bed.show(&state)
@@ -61,57 +69,68 @@ async fn run(bed: &mut Bed, case: &Case) -> (usize, Vec<String>) {
             .probe(&attempts)
             .await
             .unwrap_or_else(|e| panic!("{place}: {e:#}"));
-        count += verdicts.len();
+        tally.steps += 1;
+        tally.probes += verdicts.len();
         for ((probe, open), verdict) in expected.iter().zip(verdicts) {
             let should = if *open {
                 Verdict::Allowed
             } else {
                 Verdict::Denied
             };
+            tally.denied += usize::from(!open);
             if verdict != should {
-                wrong.push(format!(
+                tally.wrong.push(format!(
                     "{place}: {probe}: kernel {verdict:?}, expected {should:?}"
                 ));
             }
         }
     }
-    (count, wrong)
 }
 
 // A1, A2, A3, A4, A5, A6, A7, B1, B2, C1, C2, C3, D1, D2, D3, D4, D7, E9, F1, F2, F3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_step_of_every_case_in_the_kernel_is_as_expected() {
     let started = Instant::now();
-    let total = cases::all().len();
+    let total = cases::all();
+    let steps: usize = total.iter().map(|case| case.steps.len()).sum();
     let mut runs = tokio::task::JoinSet::new();
     for lane in 0..BEDS {
         runs.spawn(async move {
             let mut bed = Bed::create(plan()).await.unwrap();
-            let mut done = (0, 0, Vec::new());
+            let mut tally = Tally::default();
             for case in cases::all().iter().skip(lane).step_by(BEDS) {
-                let (probes, wrong) = run(&mut bed, case).await;
-                done.0 += 1;
-                done.1 += probes;
-                done.2.extend(wrong);
+                run(&mut bed, case, &mut tally).await;
             }
-            done
+            tally
         });
     }
-    let (mut done, mut probes, mut wrong) = (0, 0, Vec::new());
-    while let Some(lane) = runs.join_next().await {
-        let lane = lane.unwrap();
-        done += lane.0;
-        probes += lane.1;
-        wrong.extend(lane.2);
+    let mut sum = Tally::default();
+    while let Some(tally) = runs.join_next().await {
+        let tally = tally.unwrap();
+        sum.cases += tally.cases;
+        sum.steps += tally.steps;
+        sum.probes += tally.probes;
+        sum.denied += tally.denied;
+        sum.wrong.extend(tally.wrong);
     }
 
-    assert_eq!(done, total);
-    let shown: Vec<_> = wrong.iter().take(30).cloned().collect();
+    eprintln!(
+        "{} cases, {} steps, {} probes of which {} are denied, {} wrong, {:?}",
+        sum.cases,
+        sum.steps,
+        sum.probes,
+        sum.denied,
+        sum.wrong.len(),
+        started.elapsed()
+    );
+    assert_eq!(sum.cases, total.len());
+    assert_eq!(sum.steps, steps);
+    let shown: Vec<_> = sum.wrong.iter().take(30).cloned().collect();
     assert!(
-        wrong.is_empty(),
-        "{} of {probes} probes in {:?} are wrong:\n{}",
-        wrong.len(),
-        started.elapsed(),
+        sum.wrong.is_empty(),
+        "{} of {} probes are wrong:\n{}",
+        sum.wrong.len(),
+        sum.probes,
         shown.join("\n")
     );
 }

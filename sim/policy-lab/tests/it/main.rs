@@ -1,10 +1,14 @@
 //! Tests of the laboratory.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
+)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests print their seeds and what they counted"
 )]
 
 mod bed;

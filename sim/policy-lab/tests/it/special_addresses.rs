@@ -1,6 +1,7 @@
 //! Addresses that are more than a pod's: Services, masqueraded clients, the DNS cache of a node, the metadata service,
 //! and a pod's address in the hands of its node. And datagrams in fragments, of which only the first has ports.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use fabric::namespace::Namespace;
@@ -161,6 +162,7 @@ fn cluster(policies: &[Value]) -> Vec<Value> {
 }
 
 /// A policy of one direction for pod `pod`.
+#[expect(clippy::needless_pass_by_value, reason = "rules are written in place")]
 fn policy(pod: &str, direction: &str, rules: Value) -> Value {
     let key = direction.to_lowercase();
     json!({
@@ -197,12 +199,17 @@ fn services() -> String {
             ("ip6", service[1], pod[1], "[", "]"),
         ] {
             for protocol in ["tcp", "udp"] {
-                rules += &format!(
-                    "{word} daddr {from} {protocol} dport 80 dnat {word} to {open}{to}{close}:8080\n"
-                );
+                writeln!(
+                    rules,
+                    "{word} daddr {from} {protocol} dport 80 dnat {word} to {open}{to}{close}:8080"
+                )
+                .unwrap();
             }
-            loops +=
-                &format!("{word} saddr {to} {word} daddr {to} counter name looped masquerade\n");
+            writeln!(
+                loops,
+                "{word} saddr {to} {word} daddr {to} counter name looped masquerade"
+            )
+            .unwrap();
         }
     }
     format!(
