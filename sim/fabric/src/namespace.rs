@@ -220,7 +220,7 @@ mod tests {
         for _ in 0..5 {
             let namespace = Namespace::create(format!("{}x", run_prefix())).unwrap();
 
-            let outcomes = std::thread::scope(|scope| {
+            let outcomes = thread::scope(|scope| {
                 let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| namespace.delete())).collect();
                 threads
                     .into_iter()
