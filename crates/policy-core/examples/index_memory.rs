@@ -129,9 +129,10 @@ fn main() -> io::Result<()> {
         let grown = now.saturating_sub(before);
         writeln!(
             out,
-            "{what}: +{grown} KiB, {:?}, {:?}",
+            "{what}: +{grown} KiB, {:?}, {:?}, about {} bytes",
             since.elapsed(),
-            index.counts()
+            index.counts(),
+            index.bytes()
         )?;
         before = now;
         since = Instant::now();

@@ -155,6 +155,11 @@ impl Index {
         self.peers.members(id)
     }
 
+    /// How many members a set has now; 0 for one that is not acquired. Nothing is listed for it.
+    pub fn size(&self, id: SetId) -> usize {
+        self.peers.size(id)
+    }
+
     /// Whether a set has the member; `port` counts only for sets with a port name.
     pub fn contains(&self, id: SetId, ip: IpAddr, port: Option<(Protocol, u16)>) -> bool {
         self.peers.has(id.0, &Member { ip, port })
@@ -242,6 +247,11 @@ impl Index {
             policies: self.policies.len(),
             ..self.peers.counts()
         }
+    }
+
+    /// Estimate of the memory held, bytes; policies are not in it. Looks at every object.
+    pub fn bytes(&self) -> usize {
+        self.peers.bytes()
     }
 
     /// Whether nothing is kept but strings.

@@ -33,6 +33,9 @@ const REFUSALS: u32 = 64;
 /// Most calls that a transaction's span is linked to.
 const LINKS: usize = 64;
 
+/// Least time between two counts of what is applied, for gauges.
+const GAUGES: Duration = Duration::from_millis(500);
+
 /// Calls that wait for the kernel to be settled, at most.
 const SETTLERS: usize = 1024;
 
@@ -84,6 +87,9 @@ pub(crate) struct Core {
     leaving: BTreeSet<Target>,
     /// The first complete state is in the kernel.
     begun: bool,
+    /// When gauges are next counted; until then only that they are not what they should be is noted.
+    gauges_at: Option<Instant>,
+    gauges_stale: bool,
 }
 
 impl std::fmt::Debug for Core {
@@ -126,6 +132,8 @@ impl Core {
             inside: BTreeMap::new(),
             leaving: BTreeSet::new(),
             begun: false,
+            gauges_at: None,
+            gauges_stale: false,
         }
     }
 
@@ -234,7 +242,8 @@ impl Core {
 
     /// When [`Core::pump`] has something to do though nothing was taken.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        [self.retry_at, self.waiters.next_deadline()]
+        let gauges = self.gauges_at.filter(|_| self.gauges_stale);
+        [self.retry_at, self.waiters.next_deadline(), gauges]
             .into_iter()
             .flatten()
             .min()
@@ -538,8 +547,17 @@ impl Core {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.waiting.set(gauge(self.waiters.len()));
         self.metrics.malformed.set(gauge(self.notices.malformed()));
+        self.metrics
+            .failed_closed
+            .set(gauge(self.engine.closed_pods()));
+        if self.gauges_at.is_some_and(|at| now < at) {
+            self.gauges_stale = true;
+            return;
+        }
+        // All of what is applied is counted for these: not after each of a thousand events in a second.
+        self.gauges_at = Some(now + GAUGES);
+        self.gauges_stale = false;
         let stats = self.engine.stats();
-        self.metrics.failed_closed.set(gauge(stats.closed_pods));
         self.metrics.local_pods.set(gauge(stats.pods));
         self.metrics
             .sets

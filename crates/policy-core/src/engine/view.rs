@@ -265,25 +265,24 @@ impl Engine {
             profiles: self.live.len(),
             steps: self.steps,
             refused: self.refused,
-            problem_policies: self
-                .index
-                .policies()
-                .iter()
-                .filter(|p| !p.problems.is_empty())
-                .count(),
+            problem_policies: self.index.problems().len(),
             ..Stats::default()
         };
-        let mut closed = BTreeSet::new();
         for plan in self.plans.values() {
             let [chains, peers, fixed, members] = plan.counts(&self.index);
             stats.chains += chains;
             stats.peer_sets += peers;
             stats.fixed_sets += fixed;
             stats.members += members;
-            closed.extend(plan.closed_pods());
         }
-        stats.closed_pods = closed.len();
+        stats.closed_pods = self.closed_pods();
         stats
+    }
+
+    /// How many pods are closed because the kernel refuses one of their objects. Costs nothing while it refuses none.
+    pub fn closed_pods(&self) -> usize {
+        let closed: BTreeSet<PodKey> = self.plans.values().flat_map(Plan::closed_pods).collect();
+        closed.len()
     }
 
     /// Differences between what the kernel has and what it should have, a line each; empty when equal.

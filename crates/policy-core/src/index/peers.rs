@@ -5,6 +5,7 @@
 
 mod change;
 mod lookup;
+mod posts;
 mod sets;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ use super::vocabulary::PeerKey;
 use crate::labels::Labels;
 use crate::policy::{NamespaceScope, PodScope};
 use crate::selector::{NAME, NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT, Selector};
+use posts::Posts;
 
 /// Labels as numbers of strings, by key.
 type Pairs = Box<[(u32, u32)]>;
@@ -47,6 +49,8 @@ struct NodeEntry {
 struct Set {
     key: Arc<PeerKey>,
     count: usize,
+    /// How many members it has.
+    size: usize,
     classes: HashSet<u32>,
     /// Selector of namespaces.
     scope: Option<u32>,
@@ -77,6 +81,7 @@ pub(super) struct Peers {
     scopes: Slab<Scope>,
     by_selector: HashMap<Arc<Selector>, u32>,
     buckets: HashMap<u64, Vec<u32>>,
+    posts: Posts,
     hasher: RandomState,
     pub(super) tally: Tally,
 }

@@ -130,6 +130,4 @@ pub struct Counts {
     pub sets: usize,
     /// Distinct strings kept.
     pub strings: usize,
-    /// Estimate of the memory held, bytes; policies are not in it.
-    pub bytes: usize,
 }

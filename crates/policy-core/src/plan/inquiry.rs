@@ -154,7 +154,7 @@ impl Plan {
             .filter(|name| self.held.contains_key(*name))
             .collect();
         let ids: BTreeSet<SetId> = peers.iter().filter_map(|n| self.set_of(n)).collect();
-        let members = ids.into_iter().map(|id| index.members(id).len()).sum();
+        let members = ids.into_iter().map(|id| index.size(id)).sum();
         [
             chains,
             peers.len(),

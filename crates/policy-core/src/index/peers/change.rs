@@ -100,7 +100,9 @@ impl Peers {
         }
         let sets = self.sets_of(&like);
         let space = like.space;
+        let labels = like.labels.clone();
         let id = self.roster.add_class(like, sets.clone());
+        self.posts.add(id, &labels);
         if let Some(space) = self.spaces.get_mut(space) {
             space.classes.push(id);
         }
@@ -123,6 +125,7 @@ impl Peers {
         let Some(class) = self.roster.remove_class(id) else {
             return;
         };
+        self.posts.remove(id, &class.like.labels);
         for set in &class.sets {
             if let Some(set) = self.sets.get_mut(*set) {
                 set.classes.remove(&id);
@@ -148,7 +151,7 @@ impl Peers {
                 }
             }
             for (set, member) in came {
-                self.tally.came(set, member);
+                self.came(set, member);
             }
         }
         self.roster.add(name, class, node, ips);
@@ -168,7 +171,7 @@ impl Peers {
             }
         }
         for (set, member) in went {
-            self.tally.went(set, member);
+            self.went(set, member);
         }
         Some(pod.class)
     }
@@ -209,10 +212,10 @@ impl Peers {
         self.roster.set_sets(id, now);
         let went = of_class(self, &lost);
         for (set, member) in came {
-            self.tally.came(set, member);
+            self.came(set, member);
         }
         for (set, member) in went {
-            self.tally.went(set, member);
+            self.went(set, member);
         }
         for (sets, is_in) in [(lost, false), (gained, true)] {
             for set in sets {
@@ -364,7 +367,7 @@ impl Peers {
                     port: None,
                 };
                 if !self.has(*set, &member) {
-                    self.tally.came(*set, member);
+                    self.came(*set, member);
                 }
             }
         }
@@ -400,7 +403,7 @@ impl Peers {
                     port: None,
                 };
                 if !self.has(set, &member) {
-                    self.tally.went(set, member);
+                    self.went(set, member);
                 }
             }
         }
@@ -411,6 +414,8 @@ impl Peers {
         if !self.strings.is_due() {
             return;
         }
+        // Numbers may mean other strings afterwards.
+        self.posts.clear();
         let mut marks = Marks::default();
         for (_, pod) in self.roster.pods() {
             marks.set(pod.node);

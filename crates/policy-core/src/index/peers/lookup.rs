@@ -127,21 +127,6 @@ impl Peers {
     /// How much there is.
     pub(in super::super) fn counts(&self) -> Counts {
         let known = |space: &&super::Space| space.labels.is_some();
-        let spaces: usize = self
-            .spaces
-            .iter()
-            .map(|(_, space)| {
-                block(space.name.len().saturating_add(16))
-                    .saturating_add(space.labels.as_deref().map_or(0, |l| block(size_of_val(l))))
-                    .saturating_add(block(space.classes.capacity().saturating_mul(4)))
-                    .saturating_add(space.accounts.len().saturating_mul(64))
-            })
-            .sum();
-        let sets: usize = self
-            .sets
-            .iter()
-            .map(|(_, set)| set.classes.capacity().saturating_mul(6).saturating_add(512))
-            .sum();
         Counts {
             pods: self.roster.pod_count(),
             classes: self.roster.class_count(),
@@ -160,14 +145,33 @@ impl Peers {
             policies: 0,
             sets: self.sets.len(),
             strings: self.strings.len(),
-            bytes: self
-                .strings
-                .bytes()
-                .saturating_add(self.roster.bytes())
-                .saturating_add(self.spaces.bytes())
-                .saturating_add(spaces)
-                .saturating_add(sets)
-                .saturating_add(self.nodes.len().saturating_mul(1024)),
         }
+    }
+
+    /// Estimate of the memory held, bytes. Looks at every object.
+    pub(in super::super) fn bytes(&self) -> usize {
+        let spaces: usize = self
+            .spaces
+            .iter()
+            .map(|(_, space)| {
+                block(space.name.len().saturating_add(16))
+                    .saturating_add(space.labels.as_deref().map_or(0, |l| block(size_of_val(l))))
+                    .saturating_add(block(space.classes.capacity().saturating_mul(4)))
+                    .saturating_add(space.accounts.len().saturating_mul(64))
+            })
+            .sum();
+        let sets: usize = self
+            .sets
+            .iter()
+            .map(|(_, set)| set.classes.capacity().saturating_mul(6).saturating_add(512))
+            .sum();
+        self.strings
+            .bytes()
+            .saturating_add(self.roster.bytes())
+            .saturating_add(self.spaces.bytes())
+            .saturating_add(self.posts.bytes())
+            .saturating_add(spaces)
+            .saturating_add(sets)
+            .saturating_add(self.nodes.len().saturating_mul(1024))
     }
 }

@@ -28,6 +28,7 @@ impl Peers {
         let id = self.sets.insert(Set {
             key: Arc::clone(&key),
             count: 1,
+            size: 0,
             classes: HashSet::new(),
             scope,
             buckets: buckets.clone(),
@@ -46,6 +47,10 @@ impl Peers {
                     }
                 }
             }
+        }
+        let size = self.members(SetId(id)).len();
+        if let Some(set) = self.sets.get_mut(id) {
+            set.size = size;
         }
         SetId(id)
     }
@@ -138,10 +143,15 @@ impl Peers {
 
     /// Puts the classes into a new set that belong there.
     fn fill(&mut self, id: u32, scope: &PodScope) {
+        let label = self.label_of(&scope.pods);
+        if let (NamespaceScope::Any, Label::OneOf(key, _)) = (&scope.namespaces, &label) {
+            let classes = self.roster.classes();
+            self.posts
+                .ensure(*key, classes.map(|(id, class)| (id, &*class.like.labels)));
+        }
         let Some(set) = self.sets.get(id) else {
             return;
         };
-        let label = self.label_of(&scope.pods);
         let fits = |class: u32, like: &Likeness| {
             let quick = match &label {
                 Label::Any => true,
@@ -178,11 +188,19 @@ impl Peers {
                 .flat_map(|scope| scope.spaces.iter().flat_map(|space| in_space(*space)))
                 .collect(),
             (NamespaceScope::Matching(_), None) => HashSet::new(),
-            (NamespaceScope::Any, _) => self
-                .roster
-                .classes()
-                .filter_map(|(class, entry)| fits(class, &entry.like))
-                .collect(),
+            (NamespaceScope::Any, _) => match &label {
+                Label::Nobody => HashSet::new(),
+                Label::OneOf(key, values) => self
+                    .posts
+                    .find(*key, values)
+                    .filter_map(|class| fits(class, &self.roster.class(class)?.like))
+                    .collect(),
+                Label::Any => self
+                    .roster
+                    .classes()
+                    .filter_map(|(class, entry)| fits(class, &entry.like))
+                    .collect(),
+            },
         };
         for class in &classes {
             with(&mut self.roster, *class, id);
@@ -296,9 +314,30 @@ impl Peers {
                 members.extend(self.contribution(id, &class.like, ips));
             }
         }
-        members.sort();
+        members.sort_unstable();
         members.dedup();
         members
+    }
+
+    /// How many members a set has.
+    pub(in super::super) fn size(&self, SetId(id): SetId) -> usize {
+        self.sets.get(id).map_or(0, |set| set.size)
+    }
+
+    /// Notes a member that came.
+    pub(super) fn came(&mut self, id: u32, member: Member) {
+        if let Some(set) = self.sets.get_mut(id) {
+            set.size = set.size.saturating_add(1);
+        }
+        self.tally.came(id, member);
+    }
+
+    /// Notes a member that went.
+    pub(super) fn went(&mut self, id: u32, member: Member) {
+        if let Some(set) = self.sets.get_mut(id) {
+            set.size = set.size.saturating_sub(1);
+        }
+        self.tally.went(id, member);
     }
 
     /// The key of a set.
