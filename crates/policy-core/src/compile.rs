@@ -25,8 +25,8 @@ use crate::layout::frame::{Exprs, SetSpec, block_set};
 use crate::layout::rules::{
     Conditions, PortTest, Test, always, denied, hairpin, jump, peer_set_name, port_set, rule,
 };
-use crate::policy::{PolicyId, Tier};
-use crate::profile::{Body, Match, PortSet, Profile, TierPart};
+use crate::policy::{Action, PolicyId, Tier};
+use crate::profile::{Body, Match, PortSet, Profile, Role, TierPart};
 
 /// A profile with what leads into it.
 #[derive(Debug)]
@@ -225,7 +225,7 @@ impl Compiler {
         for body in bodies {
             for clause in &body.clauses {
                 for one in &clause.matches {
-                    for conditions in self.conditions(body, one, &mut needs) {
+                    for conditions in self.conditions(body, (one, clause.action), &mut needs) {
                         rules.push(rule(body.direction, &conditions, clause.action));
                     }
                 }
@@ -247,7 +247,7 @@ impl Compiler {
     fn conditions(
         &mut self,
         body: &Body,
-        one: &Match,
+        (one, action): (&Match, Action),
         needs: &mut Vec<Arc<Unit>>,
     ) -> Vec<Conditions> {
         let ports = self.port_tests(&one.ports, needs);
@@ -288,7 +288,7 @@ impl Compiler {
                 ];
                 for (list, tuple, inverted) in refs {
                     for key in list.iter().filter_map(|at| body.key(*at)) {
-                        let unit = self.peers(key, v4);
+                        let unit = self.peers(key, v4, Role::of(action, inverted));
                         tests.push(Test {
                             set: Arc::clone(&unit.name),
                             tuple,
@@ -328,12 +328,14 @@ impl Compiler {
         out
     }
 
-    fn peers(&mut self, key: &PeerKey, v4: bool) -> Arc<Unit> {
+    fn peers(&mut self, key: &PeerKey, v4: bool, role: Role) -> Arc<Unit> {
         let content = Content::Peers {
             key: key.clone(),
             v4,
+            role,
         };
-        self.intern(Rank::Set, &peer_set_name(key, v4), content, Vec::new())
+        let wanted = peer_set_name(key, v4, role);
+        self.intern(Rank::Set, &wanted, content, Vec::new())
     }
 
     fn fixed(&mut self, spec: SetSpec, needs: Vec<Arc<Unit>>) -> Arc<Unit> {

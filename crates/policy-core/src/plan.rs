@@ -1,11 +1,14 @@
 //! From what the kernel has to what it should have, in transactions whose order lets no packet through.
 //!
-//! *Create* makes chains and sets that nothing leads to yet; *Move* moves elements of verdict maps and takes members
-//! out; *Grow* puts members in; *Delete* removes what nothing leads to any more. A transaction never makes a chain and
-//! moves an element to it: a packet can find the new element while the new chain still looks empty to it.
+//! *Create* makes chains and sets that nothing leads to yet; *Move* moves elements of verdict maps and takes rights
+//! away: members out of sets that permit, and into sets that restrict; *Grow* gives rights, the other way round;
+//! *Delete* removes what nothing leads to any more. A transaction never makes a chain and moves an element to it: a
+//! packet can find the new element while the new chain still looks empty to it.
 //!
-//! The three kinds take turns, so that a stream of events starves none of them. Members grow only after a transaction
-//! that took out what was to go when they came: an address that moves from one pod to another never counts for both.
+//! The three kinds take turns, so that a stream of events starves none of them. Rights grow only after a transaction
+//! that took away what was to go when they came: an address that moves from one pod to another never counts for both,
+//! and one that comes under Deny and Accept at once is denied at every moment. Those that Pass leads elsewhere change
+//! between the two, in a transaction of their own: they may lose or win by it.
 
 mod answer;
 mod create;
@@ -40,6 +43,7 @@ use crate::index::{Index, Member, SetDelta, SetId};
 use crate::layout::Settings;
 use crate::layout::frame::ChainSpec;
 use crate::layout::rules::denied;
+use crate::profile::Role;
 
 /// What an element should say.
 #[derive(Debug, Clone)]
@@ -93,8 +97,12 @@ pub struct Plan {
     limit: usize,
     turn: StepKind,
     epoch: u64,
-    /// Members that came up to this epoch may be put in.
+    /// What gives rights may be done up to this epoch, as far as [`Self::led`] goes as well.
     grown: u64,
+    /// Up to this epoch those that Pass leads elsewhere have been changed.
+    led: u64,
+    /// Up to this epoch they are being changed.
+    leading: u64,
     number: u64,
 }
 
@@ -124,6 +132,8 @@ impl Plan {
             turn: StepKind::Create,
             epoch: 1,
             grown: 0,
+            led: 0,
+            leading: 0,
             number: 0,
         }
     }
@@ -180,7 +190,9 @@ impl Plan {
             return;
         };
         for name in names.clone() {
-            let Some(v4) = is_v4(&name) else { continue };
+            let Some((_, v4)) = Role::of_name(&name) else {
+                continue;
+            };
             let Some(unit) = self.applied.units.get_mut(&name) else {
                 // Made later, with the members of then; those of a set that is being made come on top.
                 if let Some(flight) = &mut self.flight {
@@ -307,14 +319,5 @@ fn note(pending: &mut BTreeMap<Member, Pending>, member: Member, add: bool, epoc
         None => {
             pending.insert(member, Pending { add, epoch });
         }
-    }
-}
-
-/// The family of a set that follows pods or nodes, by its name.
-fn is_v4(name: &str) -> Option<bool> {
-    match name.as_bytes() {
-        [b'p' | b'n', b'4', b'_', ..] => Some(true),
-        [b'p' | b'n', b'6', b'_', ..] => Some(false),
-        _ => None,
     }
 }

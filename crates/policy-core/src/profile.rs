@@ -8,12 +8,14 @@
 mod body;
 mod ports;
 mod ranges;
+mod role;
 
 use std::sync::Arc;
 
 pub use body::{Body, Clause, Far, KeyRef, Match, own_names};
 pub use ports::PortSet;
 pub use ranges::{Blocks, Range};
+pub use role::Role;
 
 use crate::flow::Direction;
 use crate::policy::{Action, Tier};

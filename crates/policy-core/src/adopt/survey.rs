@@ -227,7 +227,7 @@ fn set_unit(
             let damaged = !same_elements(&state.elements, &spec.elements);
             Ok((entry, damaged))
         }
-        Content::Peers { key, v4 } => {
+        Content::Peers { key, v4, .. } => {
             let set = peer_set(wants.settings, key, *v4, &unit.name);
             if !set_alike(&state.set, &set) {
                 return Err(format!("set {} has another type", unit.name));

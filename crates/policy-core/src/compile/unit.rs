@@ -6,7 +6,7 @@ use nft_wire::name::Name;
 
 use crate::index::PeerKey;
 use crate::layout::frame::{Exprs, SetSpec};
-use crate::profile::Body;
+use crate::profile::{Body, Role};
 
 /// Order of creation: a unit only needs units of lower rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ pub enum Content {
         key: PeerKey,
         /// Which family of them.
         v4: bool,
+        /// What rules do with them.
+        role: Role,
     },
     /// A set or map whose elements never change.
     Fixed(SetSpec),
@@ -60,7 +62,14 @@ impl Content {
     pub fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Rules { rules: a, .. }, Self::Rules { rules: b, .. }) => a == b,
-            (Self::Peers { key: a, v4: x }, Self::Peers { key: b, v4: y }) => a == b && x == y,
+            (
+                Self::Peers { key, v4, role },
+                Self::Peers {
+                    key: other,
+                    v4: family,
+                    role: part,
+                },
+            ) => key == other && v4 == family && role == part,
             (Self::Fixed(a), Self::Fixed(b)) => {
                 a.set.key == b.set.key
                     && a.set.kind == b.set.kind

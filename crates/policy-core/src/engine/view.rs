@@ -17,6 +17,7 @@ use crate::layout::names::Table;
 use crate::layout::rules::peer_set_name;
 use crate::plan::{Object, Plan, Target};
 use crate::policy::PolicyId;
+use crate::profile::Role;
 
 impl Engine {
     /// Why an attachment is not ready, in words; `None` when it is.
@@ -163,19 +164,19 @@ impl Engine {
         let live = self.live.get(&assignment.profile(direction))?;
         let profile = &live.compiled.profile;
         let mut policies = Vec::new();
-        let mut keys: BTreeSet<&PeerKey> = BTreeSet::new();
+        let mut keys: BTreeSet<(&PeerKey, Role)> = BTreeSet::new();
         for part in &profile.tiers {
             let ends = part.tier == crate::policy::Tier::Namespaced && profile.isolated;
             let joined = part.passes().then(|| rule_chain_name(&part.bodies, ends));
             for body in &part.bodies {
                 let own = || rule_chain_name(std::slice::from_ref(body), false);
                 policies.push((body.policy.clone(), joined.clone().unwrap_or_else(own)));
-                keys.extend(&body.keys);
+                keys.extend(body.sets());
             }
         }
         let sets = keys
             .into_iter()
-            .flat_map(|k| [true, false].map(|v4| peer_set_name(k, v4)));
+            .flat_map(|(k, role)| [true, false].map(|v4| peer_set_name(k, v4, role)));
         Some(ProfileView {
             direction,
             isolated: profile.isolated,
@@ -187,21 +188,21 @@ impl Engine {
 
     /// Every set of far ends that rules look in.
     pub fn show_sets(&self) -> Vec<SetView> {
-        let keys: BTreeSet<&PeerKey> = self
+        let keys: BTreeSet<(&PeerKey, Role)> = self
             .live
             .values()
             .flat_map(|live| live.compiled.profile.bodies())
-            .flat_map(|body| &body.keys)
+            .flat_map(|body| body.sets())
             .collect();
         let mut out = Vec::new();
-        for key in keys {
+        for (key, role) in keys {
             let members = self
                 .index
                 .set(key)
                 .map_or_else(Vec::new, |id| self.index.members(id));
             for v4 in [true, false] {
                 out.push(SetView {
-                    name: peer_set_name(key, v4),
+                    name: peer_set_name(key, v4, role),
                     about: key_text(key),
                     members: members.iter().filter(|m| m.ip.is_ipv4() == v4).count(),
                 });

@@ -8,6 +8,7 @@ use crate::flow::{Direction, Flow, Protocol};
 use crate::index::{PeerKey, Subject};
 use crate::layout::rules::peer_set_name;
 use crate::policy::{Action, NamespaceScope, PolicyId, Tier};
+use crate::profile::Role;
 use crate::profile::{Body, Clause, Match};
 
 const fn tier_word(tier: Tier) -> &'static str {
@@ -115,10 +116,11 @@ impl Teller<'_> {
         {
             return format!("{address} is in none of its networks");
         }
+        let role = Role::of(clause.action, false);
         let sets = one.far.inside.iter().chain(&one.tuple);
         for key in sets.filter_map(|at| body.key(*at)) {
             if !self.judge.holds(key, flow, self.direction) {
-                let name = peer_set_name(key, address.is_ipv4());
+                let name = peer_set_name(key, address.is_ipv4(), role);
                 return format!("set {name} ({}) lacks {address}", key_text(key));
             }
         }

@@ -17,7 +17,7 @@ use crate::flow::{Direction, Protocol};
 use crate::hash::{Sip, name};
 use crate::index::{Member, PeerKey};
 use crate::policy::Action;
-use crate::profile::PortSet;
+use crate::profile::{PortSet, Role};
 
 /// The address of a packet that is far from the pod.
 const fn far_address(direction: Direction, v4: bool) -> Load {
@@ -133,11 +133,12 @@ pub fn always(verdict: Verdict) -> Exprs {
     line().verdict(verdict).exprs()
 }
 
-/// The name of the set of a key's members of a family.
-pub fn peer_set_name(key: &PeerKey, v4: bool) -> String {
+/// The name of the set of a key's members of a family, in a role.
+pub fn peer_set_name(key: &PeerKey, v4: bool, role: Role) -> String {
     let mut sip = Sip::new();
     key.hash(&mut sip);
-    name(peer_prefix(key, v4), sip.finish())
+    let prefix = format!("{}{}", peer_prefix(key, v4), role.letter());
+    name(&prefix, sip.finish())
 }
 
 const fn peer_prefix(key: &PeerKey, v4: bool) -> &'static str {

@@ -147,7 +147,7 @@ impl Plan {
                 draft.put(start, Item::Make(Arc::clone(&unit.name)));
                 true
             }
-            Content::Peers { key, v4 } => {
+            Content::Peers { key, v4, .. } => {
                 let set = peer_set(&self.settings, key, *v4, &unit.name);
                 draft.writer.push(Change::AddSet(set));
                 let mut fill = self.members(unit, index);

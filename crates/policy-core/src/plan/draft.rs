@@ -14,6 +14,7 @@ use super::{Object, Plan, Step, StepKind};
 use crate::adopt::{Applied, AppliedUnit, Carry, FrameObject, Pending, Slot};
 use crate::index::{Index, Member};
 use crate::layout::names::{Table, inet, netdev};
+use crate::profile::Role;
 
 /// A transaction in the making.
 pub(super) struct Draft {
@@ -145,15 +146,8 @@ impl Plan {
                 all = false;
                 break;
             }
-            let gone = self.pending_of(name, |p| !p.add);
-            if gone.is_empty() {
-                continue;
-            }
-            let start = draft.writer.at();
-            draft
-                .writer
-                .delete(&at, name, elements(gone.iter().map(|(m, _)| m)));
-            draft.put(start, Item::Members(Arc::clone(name), gone));
+            let mut less = self.pending_of(name, Right::Taken, u64::MAX);
+            all &= draft_members(&at, name, &mut less, &mut draft);
         }
         let shrunk = all;
         let mut slots: Vec<(&Slot, Option<Carry>)> = Vec::new();
@@ -212,36 +206,53 @@ impl Plan {
         needed.all(|o| self.applied.frame.contains(o))
     }
 
-    /// Members of a set that came or went, and whether they came.
-    fn pending_of(&self, name: &Name, which: impl Fn(&Pending) -> bool) -> Vec<(Member, bool)> {
+    /// Members of a set that came or went up to this epoch, as far as it does this to rights, and whether they came.
+    fn pending_of(&self, name: &Name, right: Right, epoch: u64) -> Vec<(Member, bool)> {
         if self.is_stuck(&Object::Members(Arc::clone(name))) {
             return Vec::new();
         }
+        let Some((role, _)) = Role::of_name(name) else {
+            return Vec::new();
+        };
         let Some(unit) = self.applied.units.get(name).filter(|u| u.fill.is_empty()) else {
             return Vec::new();
         };
+        let which = |p: &Pending| Right::of(role, p.add) == right && p.epoch <= epoch;
         let chosen = unit.pending.iter().filter(|(_, p)| which(p));
         chosen.map(|(m, p)| (*m, p.add)).collect()
     }
 
-    fn draft_grow(&self) -> Draft {
+    fn draft_grow(&mut self) -> Draft {
+        let led = self.draft_members_up_to(Right::Moved, self.leading);
+        if !led.items.is_empty() {
+            return led;
+        }
+        // Those that wait for the ones led elsewhere just now come before those that are led next.
+        self.led = self.leading;
+        self.leading = self.grown;
+        let mut draft = self.draft_members_up_to(Right::Given, self.led);
+        if draft.items.is_empty() {
+            draft = self.draft_members_up_to(Right::Moved, self.leading);
+            if !draft.items.is_empty() {
+                return draft;
+            }
+            self.led = self.leading;
+            draft = self.draft_members_up_to(Right::Given, self.led);
+        }
+        self.draft_removals(&mut draft);
+        draft
+    }
+
+    fn draft_members_up_to(&self, right: Right, epoch: u64) -> Draft {
         let mut draft = Draft::new(self.limit, self.settings.batch_bytes);
         let at = inet(&self.settings);
         for name in &self.dirty_sets {
             if draft.is_full() {
                 break;
             }
-            let mut new = self.pending_of(name, |p| p.add && p.epoch <= self.grown);
-            if let Some((member, _)) = new.first() {
-                new.truncate(draft.room_for(member_bytes(member)));
-                let start = draft.writer.at();
-                draft
-                    .writer
-                    .add(&at, name, elements(new.iter().map(|(m, _)| m)));
-                draft.put(start, Item::Members(Arc::clone(name), new));
-            }
+            let mut members = self.pending_of(name, right, epoch);
+            draft_members(&at, name, &mut members, &mut draft);
         }
-        self.draft_removals(&mut draft);
         draft
     }
 
@@ -322,6 +333,48 @@ impl Plan {
         changes.append(&mut spoof);
         changes
     }
+}
+
+/// What a change of members does to rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Right {
+    Taken,
+    Moved,
+    Given,
+}
+
+impl Right {
+    const fn of(role: Role, add: bool) -> Self {
+        match (role, add) {
+            (Role::Permits, true) | (Role::Restricts, false) => Self::Given,
+            (Role::Permits, false) | (Role::Restricts, true) => Self::Taken,
+            (Role::Leads, _) => Self::Moved,
+        }
+    }
+}
+
+/// Members that go and then members that come, as far as there is room; whether all of them are in it.
+fn draft_members(
+    at: &TableRef,
+    name: &Name,
+    members: &mut Vec<(Member, bool)>,
+    draft: &mut Draft,
+) -> bool {
+    let Some((first, _)) = members.first() else {
+        return true;
+    };
+    let (many, room) = (members.len(), draft.room_for(member_bytes(first)));
+    members.truncate(room);
+    let start = draft.writer.at();
+    let of = |add: bool| elements(members.iter().filter(|(_, a)| *a == add).map(|(m, _)| m));
+    let (gone, new) = (of(false), of(true));
+    draft.writer.delete(at, name, gone);
+    draft.writer.add(at, name, new);
+    draft.put(
+        start,
+        Item::Members(Arc::clone(name), std::mem::take(members)),
+    );
+    many <= room
 }
 
 /// Elements: first all that go or change, then all that come or changed; one message per set.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::ports::PortSet;
 use super::ranges::Blocks;
+use super::role::Role;
 use crate::flow::{Direction, Protocol};
 use crate::hash::Sip;
 use crate::index::{PeerKey, PortName};
@@ -150,6 +151,24 @@ impl Body {
     /// The set at a place.
     pub fn key(&self, at: KeyRef) -> Option<&PeerKey> {
         self.keys.get(at.0)
+    }
+
+    /// The sets that its rules look in, each in all its roles; with repetitions.
+    pub fn sets(&self) -> impl Iterator<Item = (&PeerKey, Role)> {
+        self.clauses.iter().flat_map(move |clause| {
+            let (inside, outside) = (
+                Role::of(clause.action, false),
+                Role::of(clause.action, true),
+            );
+            clause.matches.iter().flat_map(move |one| {
+                let within = one.far.inside.iter().chain(&one.tuple);
+                let without = one.far.outside.iter().chain(&one.no_tuple);
+                let all = within
+                    .map(move |at| (at, inside))
+                    .chain(without.map(move |at| (at, outside)));
+                all.filter_map(|(at, role)| Some((self.key(*at)?, role)))
+            })
+        })
     }
 }
 
