@@ -6,7 +6,6 @@
     reason = "tests fail by panicking"
 )]
 #![expect(
-    clippy::print_stdout,
     clippy::print_stderr,
     reason = "tests print their seeds and what they counted"
 )]
@@ -18,8 +17,5 @@ mod kernel_cases;
 mod kernel_random;
 mod model;
 mod mutations;
-mod never_open;
-mod pod_starts;
-mod revocation;
 mod special_addresses;
 mod upstream;

@@ -8,6 +8,7 @@ const STARTS: u64 = 300;
 // E6
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pod_that_starts_under_fire_gets_no_packet_before_its_policy_and_loses_no_answer() {
+    let _turn = crate::turn().await;
     let report = pod_starts::run(STARTS).await.unwrap();
 
     assert_eq!(report.starts, STARTS);

@@ -301,6 +301,7 @@ fn assert_prompt(what: &str, took: Duration, waited: Duration) {
 async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not(
     #[case] closed: Closed,
 ) {
+    let _turn = crate::turn().await;
     let mut stage = Stage::set().await;
     let entries = stage.fill().await;
     assert!(entries >= ENTRIES * 9 / 10, "only {entries} entries");
@@ -340,6 +341,7 @@ async fn flows_that_policy_denies_now_are_cut_within_a_second_and_others_are_not
 // E5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flows_denied_while_the_agent_was_dead_are_cut_after_its_restart() {
+    let _turn = crate::turn().await;
     let mut stage = Stage::set().await;
     let entries = stage.fill().await;
     assert!(entries >= ENTRIES * 9 / 10, "only {entries} entries");
@@ -368,6 +370,7 @@ async fn flows_denied_while_the_agent_was_dead_are_cut_after_its_restart() {
 async fn flows_are_cut_after_an_agent_died_between_the_kernels_answer_and_the_mark(
     #[case] point: &str,
 ) {
+    let _turn = crate::turn().await;
     let mut stage = Stage::set().await;
     stage.agents().kill(0).unwrap();
     let armed = [(mesh::crash::VARIABLE.to_owned(), point.to_owned())];

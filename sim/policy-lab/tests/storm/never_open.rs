@@ -21,6 +21,7 @@ fn assert_kept(report: &Report, size: &Size) {
 // E10
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn denied_streams_deliver_nothing_whatever_happens_to_agents_and_tables() {
+    let _turn = crate::turn().await;
     let report = never_open::run(Size::CI).await.unwrap();
 
     assert_kept(&report, &Size::CI);
@@ -28,6 +29,7 @@ async fn denied_streams_deliver_nothing_whatever_happens_to_agents_and_tables() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn denied_streams_deliver_nothing_where_tables_have_no_owner() {
+    let _turn = crate::turn().await;
     let size = Size {
         updates: 200,
         denied_packets: 200_000,
@@ -45,6 +47,7 @@ async fn denied_streams_deliver_nothing_where_tables_have_no_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chains_and_elements_in_one_transaction_leak_in_this_harness() {
+    let _turn = crate::turn().await;
     let report = never_open::leaky(Manner::OneTransaction, UPDATES, RATE, 0)
         .await
         .unwrap();
@@ -57,6 +60,7 @@ async fn chains_and_elements_in_one_transaction_leak_in_this_harness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replaced_table_leaks_in_this_harness() {
+    let _turn = crate::turn().await;
     let report = never_open::leaky(Manner::ReplaceTable, UPDATES, SLOW_RATE, NEIGHBOUR)
         .await
         .unwrap();
@@ -69,6 +73,7 @@ async fn replaced_table_leaks_in_this_harness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_in_their_order_leak_nothing_in_this_harness() {
+    let _turn = crate::turn().await;
     for (updates, rate, neighbour) in [(1_000, RATE, 0), (500, SLOW_RATE, NEIGHBOUR)] {
         let report = never_open::leaky(Manner::Ordered, updates, rate, neighbour)
             .await
@@ -82,6 +87,7 @@ async fn steps_in_their_order_leak_nothing_in_this_harness() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_flush_of_a_table_without_owner_is_closed_within_the_time_of_a_revocation() {
+    let _turn = crate::turn().await;
     let window = never_open::unowned_flush(60_000).await.unwrap();
 
     println!(
