@@ -39,6 +39,9 @@ enum What {
         /// The never-open suite at its full size as well.
         #[arg(long)]
         long: bool,
+        /// A part alone; may be given several times.
+        #[arg(long = "only", value_enum)]
+        parts: Vec<policy::Part>,
     },
 }
 
@@ -63,7 +66,9 @@ fn main() -> ExitCode {
             peers,
             rounds,
         })),
-        What::Policy { long } => runtime.block_on(policy::run(&policy::Setup { long })),
+        What::Policy { long, parts } => {
+            runtime.block_on(policy::run(&policy::Setup { long, parts }))
+        }
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

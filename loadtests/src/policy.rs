@@ -16,10 +16,31 @@ use anyhow::{Context as _, Result};
 use crate::report::line;
 
 /// What to run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Setup {
     /// The full size of the never-open suite as well.
     pub(crate) long: bool,
+    /// These parts alone; none named: all.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of the benchmark, for who works on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// What a packet costs.
+    Packets,
+    /// What an event costs.
+    Events,
+    /// A large cluster in view: memory, steady load, warm restart.
+    Crowd,
+    /// Sets with a million members: cold start.
+    Members,
+}
+
+impl Setup {
+    fn has(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
 }
 
 /// Promises that were kept and that were not.
@@ -41,12 +62,22 @@ impl Promises {
 pub(crate) async fn run(setup: &Setup) -> Result<bool> {
     let mut promises = Promises::default();
     line(&format!("load average at the start: {}", load()?));
-    line("packets, ns of CPU per packet");
-    packets::run(&mut promises).await?;
-    line("events");
-    events::run(&mut promises).await?;
-    line("scale");
-    scale::run(&mut promises).await?;
+    if setup.has(Part::Packets) {
+        line("packets, ns of CPU per packet");
+        packets::run(&mut promises).await?;
+    }
+    if setup.has(Part::Events) {
+        line("events, 100 local pods, 100,000 elsewhere");
+        events::run(&mut promises).await?;
+    }
+    if setup.has(Part::Crowd) {
+        line("a large cluster");
+        scale::crowded(&mut promises).await?;
+    }
+    if setup.has(Part::Members) {
+        line("a million members");
+        scale::members(&mut promises).await?;
+    }
     if setup.long {
         line("never open, full size");
         world::never_open(&mut promises).await?;

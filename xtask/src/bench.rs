@@ -27,6 +27,9 @@ enum What {
         /// The never-open suite at its full size as well: half an hour and more.
         #[arg(long)]
         long: bool,
+        /// A part alone: packets, events, crowd or members; may be given several times.
+        #[arg(long = "only")]
+        parts: Vec<String>,
     },
 }
 
@@ -35,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     machine::prepare()?;
     let profile = up::build(true)?;
     let target = root()?.join("target");
-    match args.what {
+    match &args.what {
         What::Cni { rounds } => {
             build_small_plugin()?;
             let bin = target.join(profile);
@@ -50,9 +53,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 .arg(rounds.to_string());
             finish(bench)
         }
-        What::Policy { long } => {
+        What::Policy { long, parts } => {
             let mut bench = Command::new(target.join(profile).join("loadtests"));
             bench.arg("policy").args(long.then_some("--long"));
+            for part in parts {
+                bench.arg("--only").arg(part);
+            }
             finish(bench)
         }
     }

@@ -77,7 +77,13 @@ pub(crate) async fn run(promises: &mut Promises) -> Result<()> {
     for kind in [Kind::Remote, Kind::Policy, Kind::Local] {
         bench.single(kind, promises).await?;
     }
-    bench.burst(promises).await
+    bench.burst(promises).await?;
+    let overruns = bench.watcher.overruns();
+    ensure!(
+        overruns == 0,
+        "the kernel's notifications were lost {overruns} times"
+    );
+    Ok(())
 }
 
 /// An agent, what its kernel says, and a way around it to the same kernel.
@@ -267,7 +273,7 @@ impl Peer {
         for n in 0..BURST {
             writeln!(
                 base,
-                "chain r{n} {{ ip saddr @s{} udp dport {n} accept }}",
+                "chain r{n} {{\nip saddr @s{} udp dport {n} accept\n}}",
                 n % APPS
             )?;
         }

@@ -1,11 +1,13 @@
 //! When the kernel committed: the times of its own notifications.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use fabric::namespace::Namespace;
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 /// Group of nf_tables.
 ///
@@ -16,10 +18,14 @@ const GROUP: u32 = 7;
 /// Source: linux/netfilter/nf_tables.h, NFT_MSG_NEWGEN.
 const NEWGEN: u16 = (10 << 8) | 15;
 
+/// Room for the notifications of a burst, bytes; each object of a transaction has one.
+const BUFFER: usize = 256 << 20;
+
 /// Listens in one namespace until the process ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Watcher {
     commits: Arc<Mutex<Vec<Instant>>>,
+    overruns: Arc<AtomicUsize>,
 }
 
 impl Watcher {
@@ -28,20 +34,22 @@ impl Watcher {
         let socket = namespace.enter(|| -> std::io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
-            socket.set_rx_buf_sz(64 << 20)?;
+            setsockopt(&socket, RcvBufForce, &BUFFER)?;
             socket.add_membership(GROUP)?;
             Ok(socket)
         })??;
         let commits = Arc::<Mutex<Vec<Instant>>>::default();
         let into = Arc::clone(&commits);
+        let overruns = Arc::<AtomicUsize>::default();
+        let lost = Arc::clone(&overruns);
         std::thread::Builder::new()
             .name("commits".to_owned())
             .spawn(move || {
                 let mut buffer = Vec::with_capacity(1 << 20);
                 loop {
                     buffer.clear();
-                    // A lost notification shows as a missing commit, which the reader reports.
                     if socket.recv(&mut buffer, 0).is_err() {
+                        lost.fetch_add(1, Ordering::Relaxed);
                         continue;
                     }
                     let now = Instant::now();
@@ -51,7 +59,7 @@ impl Watcher {
                 }
             })
             .context("start the listener")?;
-        Ok(Self { commits })
+        Ok(Self { commits, overruns })
     }
 
     /// Waits until no commit came for `pause`.
@@ -73,6 +81,11 @@ impl Watcher {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len()
+    }
+
+    /// How often the kernel had more to say than there was room for: what was taken then is not whole.
+    pub(crate) fn overruns(&self) -> usize {
+        self.overruns.load(Ordering::Relaxed)
     }
 
     /// Commits since the last call.
