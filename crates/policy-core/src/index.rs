@@ -155,6 +155,11 @@ impl Index {
         self.peers.members(id)
     }
 
+    /// All members of a set now with addresses of one family; sorted, each once.
+    pub fn members_of(&self, id: SetId, v4: bool) -> Vec<Member> {
+        self.peers.members_of(id, v4)
+    }
+
     /// How many members a set has now; 0 for one that is not acquired. Nothing is listed for it.
     pub fn size(&self, id: SetId) -> usize {
         self.peers.size(id)

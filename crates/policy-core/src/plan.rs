@@ -243,9 +243,7 @@ impl Plan {
         else {
             return Vec::new();
         };
-        let mut members = index.members(*id);
-        members.retain(|m| m.ip.is_ipv4() == *v4);
-        members
+        index.members_of(*id, *v4)
     }
 
     /// Works out everything that is to be done, after the applied state was replaced.

@@ -88,6 +88,19 @@ pub(super) struct Class {
     /// Sets that have its pods as members; sorted.
     pub(super) sets: Box<[u32]>,
     pub(super) pods: Vec<u32>,
+    /// How many addresses of either family its pods have, IPv4 first; one that two of them have counts twice.
+    pub(super) addresses: [u32; 2],
+}
+
+impl Class {
+    /// Adds addresses to the counts, or takes them away.
+    fn count(&mut self, ips: &Addresses, turn: fn(u32, u32) -> u32) {
+        let [v4, v6] = &mut self.addresses;
+        for (_, ip) in ips.iter() {
+            let count = if ip.is_ipv4() { &mut *v4 } else { &mut *v6 };
+            *count = turn(*count, 1);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +117,8 @@ pub(super) struct Roster {
     by_name: HashTable<u32>,
     by_ip: HashTable<Holder>,
     by_likeness: HashTable<u32>,
+    /// How often an address has one holder more than its first.
+    shared: usize,
     hasher: RandomState,
 }
 
@@ -163,6 +178,11 @@ impl Roster {
             .map(|holder| holder.pod)
     }
 
+    /// How often an address has one holder more than its first; 0: no two pods have the same.
+    pub(super) const fn shared(&self) -> usize {
+        self.shared
+    }
+
     /// The class of such pods, if there is one.
     pub(super) fn find_class(&self, like: &Likeness) -> Option<u32> {
         self.by_likeness
@@ -181,6 +201,7 @@ impl Roster {
             like,
             sets,
             pods: Vec::new(),
+            addresses: [0; 2],
         });
         let (classes, hasher) = (&self.classes, &self.hasher);
         self.by_likeness.insert_unique(hash, id, |id| {
@@ -221,6 +242,9 @@ impl Roster {
             ips,
         });
         home.pods.push(id);
+        if let Some(pod) = self.pods.get(id) {
+            home.count(&pod.ips, u32::saturating_add);
+        }
         let (pods, classes, hasher) = (&self.pods, &self.classes, &self.hasher);
         self.by_name
             .insert_unique(hasher.hash_one((space, name)), id, |id| {
@@ -232,6 +256,12 @@ impl Roster {
         let addresses = pods.get(id).filter(|_| !host).into_iter();
         for (which, ip) in addresses.flat_map(|pod| pod.ips.iter()) {
             let holder = Holder { pod: id, which };
+            let has_ip = |holder: &Holder| {
+                let pod = pods.get(holder.pod);
+                pod.and_then(|pod| pod.ips.get(holder.which)) == Some(ip)
+            };
+            let known = self.by_ip.find(hasher.hash_one(ip), has_ip).is_some();
+            self.shared = self.shared.saturating_add(usize::from(known));
             self.by_ip
                 .insert_unique(hasher.hash_one(ip), holder, |holder| {
                     pods.get(holder.pod)
@@ -251,10 +281,19 @@ impl Roster {
         }
         for (which, ip) in pod.ips.iter() {
             let same = |holder: &Holder| holder.pod == id && holder.which == which;
-            if let Ok(found) = self.by_ip.find_entry(self.hasher.hash_one(ip), same) {
-                found.remove();
-            }
+            let hash = self.hasher.hash_one(ip);
+            let Ok(found) = self.by_ip.find_entry(hash, same) else {
+                continue;
+            };
+            found.remove();
+            let has_ip = |holder: &Holder| {
+                let pod = self.pods.get(holder.pod);
+                pod.and_then(|pod| pod.ips.get(holder.which)) == Some(ip)
+            };
+            let left = self.by_ip.find(hash, has_ip).is_some();
+            self.shared = self.shared.saturating_sub(usize::from(left));
         }
+        class.count(&pod.ips, u32::saturating_sub);
         let slot = pod.slot;
         let place = super::slab::at(slot);
         if class.pods.get(place) == Some(&id) {
@@ -280,6 +319,7 @@ impl Roster {
             && self.by_name.is_empty()
             && self.by_ip.is_empty()
             && self.by_likeness.is_empty()
+            && self.shared == 0
     }
 
     /// Memory held, bytes.

@@ -92,7 +92,8 @@ impl Posts {
     }
 }
 
-fn value(labels: &[(u32, u32)], key: u32) -> Option<u32> {
+/// The value of a label.
+pub(super) fn value(labels: &[(u32, u32)], key: u32) -> Option<u32> {
     let place = labels.binary_search_by_key(&key, |pair| pair.0).ok()?;
     labels.get(place).map(|pair| pair.1)
 }

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use super::super::roster::{Likeness, Roster};
 use super::super::vocabulary::{Member, PeerKey, PortName, SetId};
-use super::{Peers, Scope, Set, narrowest};
+use super::{Peers, Scope, Set, narrowest, posts};
 use crate::flow::Protocol;
 use crate::policy::{NamespaceScope, PodScope};
 use crate::selector::Selector;
+
+/// With more namespaces than this, the classes of a set are looked for by their label. Tests take both ways.
+const FEW: usize = if cfg!(test) { 2 } else { 64 };
 
 impl Peers {
     /// Keeps a set from now on.
@@ -48,7 +51,7 @@ impl Peers {
                 }
             }
         }
-        let size = self.members(SetId(id)).len();
+        let size = self.count(SetId(id));
         if let Some(set) = self.sets.get_mut(id) {
             set.size = size;
         }
@@ -144,7 +147,8 @@ impl Peers {
     /// Puts the classes into a new set that belong there.
     fn fill(&mut self, id: u32, scope: &PodScope) {
         let label = self.label_of(&scope.pods);
-        if let (NamespaceScope::Any, Label::OneOf(key, _)) = (&scope.namespaces, &label) {
+        let by_label = self.is_wide(id, scope);
+        if let (true, Label::OneOf(key, _)) = (by_label, &label) {
             let classes = self.roster.classes();
             self.posts
                 .ensure(*key, classes.map(|(id, class)| (id, &*class.like.labels)));
@@ -152,61 +156,63 @@ impl Peers {
         let Some(set) = self.sets.get(id) else {
             return;
         };
-        let fits = |class: u32, like: &Likeness| {
+        let fits = |class: u32| {
+            let like = &self.roster.class(class)?.like;
             let quick = match &label {
                 Label::Any => true,
                 Label::Nobody => false,
-                Label::OneOf(key, values) => like
-                    .labels
-                    .binary_search_by_key(key, |pair| pair.0)
-                    .is_ok_and(|place| {
-                        like.labels
-                            .get(place)
-                            .is_some_and(|pair| values.contains(&pair.1))
-                    }),
+                Label::OneOf(key, values) => {
+                    posts::value(&like.labels, *key).is_some_and(|value| values.contains(&value))
+                }
             };
             (quick && !like.host && self.has_class(set, like, self.who(like))).then_some(class)
         };
         let in_space = |space: u32| {
             let classes = self.spaces.get(space).map(|space| space.classes.as_slice());
-            classes
-                .unwrap_or_default()
-                .iter()
-                .filter_map(|class| fits(*class, &self.roster.class(*class)?.like))
+            let classes = classes.unwrap_or_default().iter().copied();
+            classes.filter_map(fits)
         };
-        let classes: HashSet<u32> = match (&scope.namespaces, set.scope) {
-            (NamespaceScope::Own(name), _) => self
+        let classes: HashSet<u32> = match (&label, &scope.namespaces, set.scope) {
+            (Label::Nobody, _, _) => HashSet::new(),
+            (Label::OneOf(key, values), _, _) if by_label => {
+                self.posts.find(*key, values).filter_map(fits).collect()
+            }
+            (_, NamespaceScope::Own(name), _) => self
                 .by_space
                 .get(name)
                 .into_iter()
                 .flat_map(|space| in_space(*space))
                 .collect(),
-            (NamespaceScope::Matching(_), Some(scope)) => self
+            (_, NamespaceScope::Matching(_), Some(scope)) => self
                 .scopes
                 .get(scope)
                 .into_iter()
                 .flat_map(|scope| scope.spaces.iter().flat_map(|space| in_space(*space)))
                 .collect(),
-            (NamespaceScope::Matching(_), None) => HashSet::new(),
-            (NamespaceScope::Any, _) => match &label {
-                Label::Nobody => HashSet::new(),
-                Label::OneOf(key, values) => self
-                    .posts
-                    .find(*key, values)
-                    .filter_map(|class| fits(class, &self.roster.class(class)?.like))
-                    .collect(),
-                Label::Any => self
-                    .roster
-                    .classes()
-                    .filter_map(|(class, entry)| fits(class, &entry.like))
-                    .collect(),
-            },
+            (_, NamespaceScope::Matching(_), None) => HashSet::new(),
+            (_, NamespaceScope::Any, _) => {
+                let all = self.roster.classes().map(|(class, _)| class);
+                all.filter_map(fits).collect()
+            }
         };
         for class in &classes {
             with(&mut self.roster, *class, id);
         }
         if let Some(set) = self.sets.get_mut(id) {
             set.classes = classes;
+        }
+    }
+
+    /// Whether a set is about so many namespaces that its label says more than they do.
+    fn is_wide(&self, id: u32, scope: &PodScope) -> bool {
+        match &scope.namespaces {
+            NamespaceScope::Any => true,
+            NamespaceScope::Own(_) => false,
+            NamespaceScope::Matching(_) => self
+                .sets
+                .get(id)
+                .and_then(|set| self.scopes.get(set.scope?))
+                .is_some_and(|scope| scope.spaces.len() > FEW),
         }
     }
 
@@ -295,24 +301,61 @@ impl Peers {
         members
     }
 
+    /// How many members a set has, counted.
+    fn count(&self, id: SetId) -> usize {
+        let set = self.sets.get(id.0);
+        match set.map(|set| (&*set.key, &set.classes)) {
+            // No two pods have one address: nothing has to be listed to count each once.
+            Some((PeerKey::Pods(_, port), classes)) if self.roster.shared() == 0 => classes
+                .iter()
+                .filter_map(|class| self.roster.class(*class))
+                .map(|class| {
+                    let ports = port
+                        .as_ref()
+                        .map_or(1, |port| self.ports(&class.like, port).count());
+                    let [v4, v6] = class.addresses;
+                    usize::try_from(v4.saturating_add(v6))
+                        .map_or(usize::MAX, |n| n.saturating_mul(ports))
+                })
+                .sum(),
+            Some(_) => [true, false]
+                .map(|v4| self.members_of(id, v4).len())
+                .iter()
+                .sum(),
+            None => 0,
+        }
+    }
+
     /// All members of a set; sorted, each once.
-    pub(in super::super) fn members(&self, SetId(id): SetId) -> Vec<Member> {
+    pub(in super::super) fn members(&self, id: SetId) -> Vec<Member> {
+        let mut members = self.members_of(id, true);
+        members.append(&mut self.members_of(id, false));
+        members
+    }
+
+    /// All members of a set with addresses of one family; sorted, each once.
+    pub(in super::super) fn members_of(&self, SetId(id): SetId, v4: bool) -> Vec<Member> {
         let Some(set) = self.sets.get(id) else {
             return Vec::new();
         };
         let mut members = Vec::new();
         if let PeerKey::Nodes(_) = &*set.key {
             let nodes = self.nodes.values().filter(|node| node.sets.contains(&id));
-            members.extend(nodes.flat_map(|node| &node.ips).map(|ip| Member {
-                ip: *ip,
-                port: None,
-            }));
+            let ips = nodes.flat_map(|node| &node.ips).copied();
+            members.extend(
+                ips.filter(|ip| ip.is_ipv4() == v4)
+                    .map(|ip| Member { ip, port: None }),
+            );
         }
         for class in set.classes.iter().filter_map(|id| self.roster.class(*id)) {
-            for pod in class.pods.iter().filter_map(|pod| self.roster.pod(*pod)) {
-                let ips = pod.ips.iter().map(|(_, ip)| ip);
-                members.extend(self.contribution(id, &class.like, ips));
+            let [of_v4, of_v6] = class.addresses;
+            if (if v4 { of_v4 } else { of_v6 }) == 0 {
+                continue;
             }
+            let pods = class.pods.iter().filter_map(|pod| self.roster.pod(*pod));
+            let ips = pods.flat_map(|pod| pod.ips.iter().map(|(_, ip)| ip));
+            let ips = ips.filter(|ip| ip.is_ipv4() == v4);
+            members.extend(self.contribution(id, &class.like, ips));
         }
         members.sort_unstable();
         members.dedup();
