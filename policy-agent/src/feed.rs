@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::relay::client::Client;
 
 /// Batches that wait for the reader, at most.
-const DEPTH: usize = 16;
+const DEPTH: usize = 4;
 
 /// Events that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]

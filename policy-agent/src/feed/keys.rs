@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use policy_core::object::ObjectKey;
+use policy_core::object::{Object, ObjectKey};
 use policy_core::policy::{PolicyId, PolicyKind};
 use types::pod::PodKey;
 
@@ -15,6 +15,8 @@ const SEPARATOR: char = '\0';
 pub(super) struct Keys {
     seen: HashMap<Box<str>, u32>,
     round: u32,
+    /// A key that is looked for.
+    packed: String,
 }
 
 impl Keys {
@@ -24,13 +26,25 @@ impl Keys {
     }
 
     /// The object is there.
-    pub(super) fn see(&mut self, key: &ObjectKey) {
-        self.seen.insert(pack(key), self.round);
+    pub(super) fn see(&mut self, object: &Object) {
+        self.note(parts_of(object));
+    }
+
+    fn note(&mut self, parts: Parts<'_>) {
+        parts.pack(&mut self.packed);
+        match self.seen.get_mut(self.packed.as_str()) {
+            Some(round) => *round = self.round,
+            None => {
+                self.seen
+                    .insert(Box::from(self.packed.as_str()), self.round);
+            }
+        }
     }
 
     /// The object is not there.
     pub(super) fn forget(&mut self, key: &ObjectKey) {
-        self.seen.remove(&pack(key));
+        parts(key).pack(&mut self.packed);
+        self.seen.remove(self.packed.as_str());
     }
 
     /// Forgets what was not seen in this round, and says what that was.
@@ -77,7 +91,24 @@ const POLICY_KINDS: [PolicyKind; 7] = [
     PolicyKind::AckGlobal,
 ];
 
-fn pack(key: &ObjectKey) -> Box<str> {
+/// A key before it is packed.
+struct Parts<'a> {
+    letter: char,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Parts<'_> {
+    fn pack(&self, into: &mut String) {
+        into.clear();
+        into.push(self.letter);
+        into.push_str(self.namespace);
+        into.push(SEPARATOR);
+        into.push_str(self.name);
+    }
+}
+
+fn parts(key: &ObjectKey) -> Parts<'_> {
     let (letter, namespace, name): (char, &str, &str) = match key {
         ObjectKey::Pod(pod) => ('P', &pod.namespace, &pod.name),
         ObjectKey::Namespace(name) => ('N', "", name),
@@ -85,12 +116,30 @@ fn pack(key: &ObjectKey) -> Box<str> {
         ObjectKey::ServiceAccount(namespace, name) => ('S', namespace, name),
         ObjectKey::Policy(id) => (letter(id.kind), &id.namespace, &id.name),
     };
-    let mut packed = String::with_capacity(namespace.len() + name.len() + 2);
-    packed.push(letter);
-    packed.push_str(namespace);
-    packed.push(SEPARATOR);
-    packed.push_str(name);
-    packed.into_boxed_str()
+    Parts {
+        letter,
+        namespace,
+        name,
+    }
+}
+
+/// Those of the object's key, which is not made for it.
+fn parts_of(object: &Object) -> Parts<'_> {
+    let (letter, namespace, name): (char, &str, &str) = match object {
+        Object::Pod(pod) => ('P', &pod.key.namespace, &pod.key.name),
+        Object::Namespace(namespace) => ('N', "", &namespace.name),
+        Object::Node(node) => ('M', "", &node.name),
+        Object::ServiceAccount(account) => ('S', &account.namespace, &account.name),
+        Object::Policy(policy) => {
+            let id = &policy.id;
+            (letter(id.kind), &id.namespace, &id.name)
+        }
+    };
+    Parts {
+        letter,
+        namespace,
+        name,
+    }
 }
 
 fn unpack(packed: &str) -> Option<ObjectKey> {
@@ -114,7 +163,11 @@ fn unpack(packed: &str) -> Option<ObjectKey> {
 
 #[cfg(test)]
 mod tests {
+    use policy_core::parse::Parsed;
+    use serde_json::json;
+
     use super::*;
+    use crate::relay::wire::key_of;
 
     fn all() -> Vec<ObjectKey> {
         let policies = POLICY_KINDS.into_iter().map(|kind| {
@@ -135,8 +188,10 @@ mod tests {
 
     #[test]
     fn keys_of_all_kinds_come_out_as_they_went_in() {
+        let mut packed = String::new();
         for key in all() {
-            assert_eq!(unpack(&pack(&key)), Some(key));
+            parts(&key).pack(&mut packed);
+            assert_eq!(unpack(&packed), Some(key));
         }
     }
 
@@ -144,12 +199,12 @@ mod tests {
     fn sweep_finds_what_was_not_seen_again() {
         let mut keys = Keys::default();
         for key in all() {
-            keys.see(&key);
+            keys.note(parts(&key));
         }
         keys.begin();
         let (first, rest) = (all().remove(0), &all()[1..]);
         for key in rest {
-            keys.see(key);
+            keys.note(parts(key));
         }
 
         assert_eq!(keys.sweep(), [first]);
@@ -161,11 +216,33 @@ mod tests {
     fn round_that_was_broken_off_takes_nothing_away() {
         let mut keys = Keys::default();
         let key = ObjectKey::Node("n".into());
-        keys.see(&key);
+        keys.note(parts(&key));
         keys.begin();
         keys.begin();
-        keys.see(&key);
+        keys.note(parts(&key));
 
         assert!(keys.sweep().is_empty());
+    }
+
+    #[test]
+    fn object_is_seen_under_its_own_key() {
+        let documents = [
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "x", "name": "a"}}),
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}),
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "x"}}),
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"namespace": "x", "name": "a"}}),
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"namespace": "x", "name": "a"}, "spec": {"podSelector": {}}}),
+        ];
+        for document in documents {
+            let Parsed::Object(object) = policy_core::parse::document(&document) else {
+                panic!("{document}");
+            };
+            let mut keys = Keys::default();
+            keys.see(&object);
+            keys.begin();
+
+            assert_eq!(keys.sweep(), [key_of(&object)]);
+        }
     }
 }

@@ -5,7 +5,6 @@ use tokio::sync::mpsc;
 
 use crate::feed::Batch;
 use crate::feed::keys::Keys;
-use crate::relay::wire::key_of;
 
 /// Nobody reads the feed any more.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +45,7 @@ impl Output {
         let room = self.sender.reserve().await.map_err(|_| Closed)?;
         for event in &batch.events {
             match event {
-                Event::Upsert(object) => self.keys.see(&key_of(object)),
+                Event::Upsert(object) => self.keys.see(object),
                 Event::Delete(key) => self.keys.forget(key),
             }
         }

@@ -373,6 +373,8 @@ fn frame_with_an_unknown_change_is_read_without_it() {
 
     let read = WatchFrame::decode(frame).unwrap();
 
-    let events: Vec<_> = read.changes.into_iter().map(wire::decode).collect();
+    let mut pool = wire::Pool::default();
+    let read = read.changes.into_iter();
+    let events: Vec<_> = read.map(|change| wire::decode(change, &mut pool)).collect();
     assert_eq!(events, [Ok(None)]);
 }

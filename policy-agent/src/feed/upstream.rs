@@ -84,6 +84,7 @@ impl Upstream {
     /// Says why the stream ended.
     async fn follow(&mut self, mut frames: Frames) -> Result<String, Closed> {
         self.output.begin();
+        let mut pool = wire::Pool::default();
         loop {
             let frame = match frames.next().await {
                 Ok(Some(frame)) => frame,
@@ -96,7 +97,7 @@ impl Upstream {
             }
             let mut events = Vec::with_capacity(frame.changes.len());
             for change in frame.changes {
-                match wire::decode(change) {
+                match wire::decode(change, &mut pool) {
                     Ok(event) => events.extend(event),
                     // The next version of the object may be readable; the others are.
                     Err(error) => warn!(%error, "change from the relay passed over"),

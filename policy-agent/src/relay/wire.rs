@@ -1,6 +1,7 @@
 //! Objects as the relay sends them: pods, namespaces, nodes and service accounts cut to what policies look at,
 //! policies as their documents.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -181,27 +182,49 @@ fn from_ips(ips: &[IpAddr]) -> Vec<Vec<u8>> {
     ips.iter().map(octets).collect()
 }
 
-/// Reads a change from the wire; nothing when it is of a kind that this version does not know.
+/// Strings that many objects have, each kept once: labels above all.
+#[derive(Debug, Default)]
+pub struct Pool(HashSet<Arc<str>>);
+
+impl Pool {
+    /// Most strings that are kept; then all are let go, those in use included, which costs no more than time.
+    const MOST: usize = 8192;
+
+    fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        let text: Arc<str> = Arc::from(text);
+        self.0.insert(Arc::clone(&text));
+        text
+    }
+}
+
+/// Reads a change from the wire; nothing when it is of a kind that this version does not know. Strings that objects
+/// have in common are those of the pool.
 ///
 /// # Errors
 /// [`Garbled`] when it is of a known kind and can not be read.
-pub fn decode(change: wire::Change) -> Result<Option<Event>, Garbled> {
+pub fn decode(change: wire::Change, pool: &mut Pool) -> Result<Option<Event>, Garbled> {
     let upsert = |object| Ok(Some(Event::Upsert(object)));
     match change.what {
-        Some(What::Pod(pod)) => upsert(Object::Pod(to_pod(pod)?)),
+        Some(What::Pod(pod)) => upsert(Object::Pod(to_pod(pod, pool)?)),
         Some(What::Namespace(named)) => upsert(Object::Namespace(Namespace {
             name: named.name.into(),
-            labels: to_labels(named.labels),
+            labels: to_labels(&named.labels, pool),
         })),
         Some(What::Node(node)) => upsert(Object::Node(Node {
             name: node.name.into(),
-            labels: to_labels(node.labels),
+            labels: to_labels(&node.labels, pool),
             ips: to_ips(&node.ips)?,
         })),
         Some(What::ServiceAccount(account)) => upsert(Object::ServiceAccount(ServiceAccount {
             namespace: account.namespace.into(),
             name: account.name.into(),
-            labels: to_labels(account.labels),
+            labels: to_labels(&account.labels, pool),
         })),
         Some(What::Policy(text)) => {
             let document = serde_json::from_slice(&text)
@@ -226,7 +249,7 @@ fn to_gone(gone: wire::Gone) -> DocumentKey {
     }
 }
 
-fn to_pod(pod: wire::Pod) -> Result<Pod, Garbled> {
+fn to_pod(pod: wire::Pod, pool: &mut Pool) -> Result<Pod, Garbled> {
     let mut ports = Vec::with_capacity(pod.ports.len());
     for port in pod.ports {
         let bad = || {
@@ -238,26 +261,26 @@ fn to_pod(pod: wire::Pod) -> Result<Pod, Garbled> {
         ports.push(NamedPort {
             protocol: Protocol(u8::try_from(port.protocol).map_err(|_| bad())?),
             number: u16::try_from(port.number).map_err(|_| bad())?,
-            name: port.name.as_str().into(),
+            name: pool.share(&port.name),
         });
     }
     Ok(Pod {
         ips: to_ips(&pod.ips)?,
         key: PodKey::new(pod.namespace, pod.name),
         uid: pod.uid.into(),
-        node: pod.node.into(),
-        labels: to_labels(pod.labels),
+        node: pool.share(&pod.node),
+        labels: to_labels(&pod.labels, pool),
         host_network: pod.host_network,
         finished: pod.finished,
         ports,
-        service_account: pod.service_account.into(),
+        service_account: pool.share(&pod.service_account),
         spoofs: pod.spoofs,
     })
 }
 
-fn to_labels(labels: Vec<wire::Label>) -> Labels {
-    let pair = |label: wire::Label| (label.key.into(), label.value.into());
-    labels.into_iter().map(pair).collect()
+fn to_labels(labels: &[wire::Label], pool: &mut Pool) -> Labels {
+    let pair = |label: &wire::Label| (pool.share(&label.key), pool.share(&label.value));
+    labels.iter().map(pair).collect()
 }
 
 fn to_ips(ips: &[Vec<u8>]) -> Result<Vec<IpAddr>, Garbled> {
@@ -336,7 +359,7 @@ mod tests {
             let (key, encoded) = encode(&change).unwrap();
             let read = wire::Change::decode(encoded.encode_to_vec().as_slice()).unwrap();
 
-            let decoded = decode(read).unwrap();
+            let decoded = decode(read, &mut Pool::default()).unwrap();
 
             assert_eq!(decoded, event(&change));
             let Some(Event::Upsert(object)) = decoded else {
@@ -352,7 +375,10 @@ mod tests {
             let change = Change::Delete(DocumentKey::of(&document));
             let (key, encoded) = encode(&change).unwrap();
 
-            assert_eq!(decode(encoded).unwrap(), Some(Event::Delete(key)));
+            assert_eq!(
+                decode(encoded, &mut Pool::default()).unwrap(),
+                Some(Event::Delete(key))
+            );
         }
     }
 
@@ -389,6 +415,26 @@ mod tests {
     }
 
     #[test]
+    fn pods_share_the_strings_of_their_labels_however_many_there_are() {
+        let mut pool = Pool::default();
+        let mut labels = |n: usize| {
+            let (_, encoded) = encode(&Change::Upsert(pod())).unwrap();
+            pool.share(&n.to_string());
+            match decode(encoded, &mut pool) {
+                Ok(Some(Event::Upsert(Object::Pod(pod)))) => pod.labels,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (first, second) = (labels(0), labels(1));
+
+        assert!(Arc::ptr_eq(&first["app"], &second["app"]));
+        for n in 0..3 * Pool::MOST {
+            assert_eq!(pool.share(&n.to_string()), n.to_string().into());
+            assert!(pool.0.len() <= Pool::MOST);
+        }
+    }
+
+    #[test]
     fn address_of_odd_length_is_refused() {
         let change = wire::Change {
             what: Some(What::Node(wire::NodeObject {
@@ -398,6 +444,6 @@ mod tests {
             })),
         };
 
-        assert!(decode(change).is_err());
+        assert!(decode(change, &mut Pool::default()).is_err());
     }
 }
