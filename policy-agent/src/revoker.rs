@@ -40,7 +40,7 @@ const QUEUE: usize = 256;
 /// How long such a call waits.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Looks at addresses that come and go take this part of the time at most: one in so many.
-const SHARE: u32 = 33;
+const SHARE: u32 = 50;
 /// Longest pause between two looks.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Pause after conntrack could not be read.
@@ -387,7 +387,7 @@ mod tests {
         };
 
         assert_eq!(wait(0), pause);
-        assert_eq!(wait(150), Duration::from_millis(150 * 33));
+        assert_eq!(wait(150), Duration::from_millis(150 * 50));
         assert_eq!(wait(5_000), LONGEST);
     }
 }
