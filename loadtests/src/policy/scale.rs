@@ -200,21 +200,26 @@ fn crowd() -> Result<Vec<Value>> {
     Ok(documents)
 }
 
-/// Flows between the node's pods and pods elsewhere, each second one begun by the other side.
+/// Flows between the node's pods and pods elsewhere that policy allows: half of them begun by the node's pods, half by
+/// pods that the policies let in.
 fn tracked() -> Result<Vec<Flow>> {
     let flow = |n: u32| {
-        let own = world::local(n % LOCAL)?.v4.context("pods have IPv4")?;
-        let port = u16::try_from(10_000 + n / LOCAL % 50_000)?;
-        let other = world::remote_address(n % PODS);
-        Ok(if n.is_multiple_of(2) {
+        let own = n % LOCAL;
+        let address = world::local(own)?.v4.context("pods have IPv4")?;
+        let turn = n / LOCAL;
+        let port = u16::try_from(10_000 + turn)?;
+        Ok(if turn.is_multiple_of(2) {
             Flow {
-                source: (own, port),
-                destination: (other, 53),
+                source: (address, port),
+                destination: (world::remote_address(n % PODS), 53),
             }
         } else {
+            // One of the three apps of the pod's policy, and one of the app's pods.
+            let app = own + 100 * (turn % 3);
+            let other = (app + 1_000 * (turn % 100)) % PODS;
             Flow {
-                source: (other, port),
-                destination: (own, 9_000),
+                source: (world::remote_address(other), port),
+                destination: (address, 9_000),
             }
         })
     };
