@@ -1,22 +1,84 @@
 //! The keys of everything that was told, small: 100,000 pods are some megabytes.
+//!
+//! All keys stand one behind the other in one piece of memory, and a table finds them by their text.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use policy_core::object::{Object, ObjectKey};
 use policy_core::policy::{PolicyId, PolicyKind};
 use types::pod::PodKey;
 
 /// Between the parts of a packed key; no name has it.
 const SEPARATOR: char = '\0';
+/// By so much the memory grows at a time, bytes.
+const STEP: usize = 256 << 10;
 
 /// Keys, each with the round in which it was last seen.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    seen: HashMap<Box<str>, u32>,
+    table: HashTable<u32>,
+    texts: Texts,
+    /// Bytes of keys that were forgotten.
+    dead: usize,
     round: u32,
     /// A key that is looked for.
     packed: String,
+    hasher: RandomState,
+}
+
+/// Records of a round, a length, and so many bytes of text.
+#[derive(Debug, Default)]
+struct Texts(Vec<u8>);
+
+impl Texts {
+    const HEAD: usize = 8;
+
+    fn number(&self, at: usize) -> u32 {
+        let bytes = self.0.get(at..).and_then(|b| b.first_chunk::<4>());
+        bytes.map_or(0, |b| u32::from_ne_bytes(*b))
+    }
+
+    fn round(&self, at: u32) -> u32 {
+        self.number(place(at))
+    }
+
+    fn set_round(&mut self, at: u32, round: u32) {
+        if let Some(bytes) = self
+            .0
+            .get_mut(place(at)..)
+            .and_then(|b| b.first_chunk_mut::<4>())
+        {
+            *bytes = round.to_ne_bytes();
+        }
+    }
+
+    fn text(&self, at: u32) -> &str {
+        let head = place(at);
+        let start = head.saturating_add(Self::HEAD);
+        let end = start.saturating_add(place(self.number(head.saturating_add(4))));
+        let text = self.0.get(start..end).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+
+    /// Where it stands; `None` behind 4 GiB of keys, of which no cluster has so many.
+    fn push(&mut self, round: u32, text: &str) -> Option<u32> {
+        let at = u32::try_from(self.0.len()).ok()?;
+        let length = u32::try_from(text.len()).ok()?;
+        let wanted = Self::HEAD.saturating_add(text.len());
+        if self.0.capacity().saturating_sub(self.0.len()) < wanted {
+            self.0.reserve_exact(wanted.max(STEP));
+        }
+        self.0.extend_from_slice(&round.to_ne_bytes());
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+        Some(at)
+    }
+}
+
+fn place(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
 }
 
 impl Keys {
@@ -32,39 +94,67 @@ impl Keys {
 
     fn note(&mut self, parts: Parts<'_>) {
         parts.pack(&mut self.packed);
-        match self.seen.get_mut(self.packed.as_str()) {
-            Some(round) => *round = self.round,
-            None => {
-                self.seen
-                    .insert(Box::from(self.packed.as_str()), self.round);
-            }
+        let hash = self.hasher.hash_one(self.packed.as_str());
+        let same = |at: &u32| self.texts.text(*at) == self.packed;
+        if let Some(at) = self.table.find(hash, same) {
+            self.texts.set_round(*at, self.round);
+        } else if let Some(at) = self.texts.push(self.round, &self.packed) {
+            let (texts, hasher) = (&self.texts, &self.hasher);
+            self.table
+                .insert_unique(hash, at, |at| hasher.hash_one(texts.text(*at)));
         }
     }
 
     /// The object is not there.
     pub(super) fn forget(&mut self, key: &ObjectKey) {
         parts(key).pack(&mut self.packed);
-        self.seen.remove(self.packed.as_str());
+        let hash = self.hasher.hash_one(self.packed.as_str());
+        let same = |at: &u32| self.texts.text(*at) == self.packed;
+        if let Ok(found) = self.table.find_entry(hash, same) {
+            found.remove();
+            self.dead = self.dead.saturating_add(Texts::HEAD + self.packed.len());
+            self.tidy();
+        }
     }
 
     /// Forgets what was not seen in this round, and says what that was.
     pub(super) fn sweep(&mut self) -> Vec<ObjectKey> {
-        let round = self.round;
+        let (texts, round) = (&self.texts, self.round);
         let mut gone = Vec::new();
-        self.seen.retain(|key, seen| {
-            let stays = *seen == round;
+        let mut dead = 0_usize;
+        self.table.retain(|at| {
+            let stays = texts.round(*at) == round;
             if !stays {
-                gone.extend(unpack(key));
+                let text = texts.text(*at);
+                gone.extend(unpack(text));
+                dead = dead.saturating_add(Texts::HEAD + text.len());
             }
             stays
         });
+        self.dead = self.dead.saturating_add(dead);
+        self.tidy();
         gone.sort();
         gone
     }
 
+    /// Moves what is left together, when more than half of the memory is of no use.
+    fn tidy(&mut self) {
+        if self.dead <= STEP.max(self.texts.0.len() / 2) {
+            return;
+        }
+        let mut texts = Texts::default();
+        for at in &mut self.table {
+            if let Some(new) = texts.push(self.texts.round(*at), self.texts.text(*at)) {
+                *at = new;
+            }
+        }
+        self.texts = texts;
+        self.dead = 0;
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.seen.len()
+        self.table.len()
     }
 }
 
@@ -244,5 +334,29 @@ mod tests {
 
             assert_eq!(keys.sweep(), [key_of(&object)]);
         }
+    }
+
+    #[test]
+    fn keys_that_come_and_go_for_long_take_no_more_room_and_none_is_lost() {
+        let mut keys = Keys::default();
+        let stays = ObjectKey::Node("stays".into());
+        keys.note(parts(&stays));
+        for n in 0..100_000 {
+            let key = ObjectKey::Pod(PodKey::new("x", format!("pod-{n}")));
+            keys.note(parts(&key));
+            if n % 2 == 0 {
+                keys.forget(&key);
+            } else if n % 1_000 == 1 {
+                keys.begin();
+                keys.note(parts(&stays));
+                assert!(!keys.sweep().is_empty());
+                assert_eq!(keys.len(), 1);
+            }
+            assert!(keys.texts.0.len() <= 3 * STEP);
+        }
+        keys.begin();
+
+        assert!(keys.sweep().contains(&stays));
+        assert_eq!(keys.len(), 0);
     }
 }

@@ -15,7 +15,6 @@ use mesh::server::{Address, Bound, Params};
 use mesh::tls::{TlsConfig, TlsMaterial};
 use policy_core::object::ObjectKey;
 use prost::Message as _;
-use proto::policy::v1::WatchFrame;
 use serde_json::json;
 use tempfile::TempDir;
 use tonic::Code;
@@ -371,7 +370,7 @@ fn frame_with_an_unknown_change_is_read_without_it() {
     // A field that this version does not know.
     let frame = wire::frame(1, true, vec![Bytes::from_static(&[0x92, 0x03, 0x00])], 0);
 
-    let read = WatchFrame::decode(frame).unwrap();
+    let read = wire::Frame::decode(frame).unwrap();
 
     let mut pool = wire::Pool::default();
     let read = read.changes.into_iter();

@@ -2,18 +2,71 @@
 
 use std::time::Duration;
 
+use bytes::{Buf as _, BufMut as _};
+use http::uri::PathAndQuery;
 use mesh::client::{self, BadTarget, Channel};
 use mesh::identity::IdentityKind;
 use mesh::tls::TlsMaterial;
 use mesh::tls::verify::Expect;
-use proto::policy::v1::relay_client::RelayClient;
-use proto::policy::v1::{WatchFrame, WatchRequest};
-use tonic::{Status, Streaming};
+use prost::Message as _;
+use proto::policy::v1::WatchRequest;
+use proto::policy::v1::relay_server::SERVICE_NAME;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{GrpcMethod, Request, Status, Streaming};
+
+use super::wire::Frame;
 
 /// Largest frame that is read, in bytes: one with a single large policy.
 const FRAME_MAX: usize = 16 << 20;
 /// How long a relay may take to begin. One that is itself not in sync yet counts as away.
 const BEGIN: Duration = Duration::from_secs(10);
+
+const METHOD: &str = "Watch";
+/// The method as HTTP/2 has it.
+const PATH: &str = "/terway.policy.v1.Relay/Watch";
+
+/// Requests by prost, answers in pieces that are the bytes they came in: what a frame has as changes is read one by
+/// one later, so that a large frame never stands there as objects.
+#[derive(Debug, Clone, Copy, Default)]
+struct InPieces;
+
+impl Codec for InPieces {
+    type Encode = WatchRequest;
+    type Decode = Frame;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        *self
+    }
+}
+
+impl Encoder for InPieces {
+    type Item = WatchRequest;
+    type Error = Status;
+
+    fn encode(&mut self, request: WatchRequest, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&request.encode_to_vec());
+        Ok(())
+    }
+}
+
+impl Decoder for InPieces {
+    type Item = Frame;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        let bytes = from.copy_to_bytes(from.remaining());
+        Frame::decode(bytes)
+            .map(Some)
+            .map_err(|error| Status::internal(format!("a frame of the relay: {error}")))
+    }
+}
 
 /// Makes streams. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,8 +98,8 @@ pub enum WatchError {
 /// Frames of one relay, the whole state first.
 #[derive(Debug)]
 pub struct Frames {
-    first: Option<WatchFrame>,
-    stream: Streaming<WatchFrame>,
+    first: Option<Frame>,
+    stream: Streaming<Frame>,
 }
 
 impl Client {
@@ -60,14 +113,19 @@ impl Client {
     pub async fn watch(&self, target: &str) -> Result<Frames, WatchError> {
         let expect = Expect::Kind(IdentityKind::Relay);
         let channel = Channel::tcp(target, self.tls.clone(), expect, &self.params)?;
-        let mut client =
-            RelayClient::new(channel.without_deadline()).max_decoding_message_size(FRAME_MAX);
-        let request = WatchRequest {
+        let mut client = Grpc::new(channel.without_deadline()).max_decoding_message_size(FRAME_MAX);
+        let mut request = Request::new(WatchRequest {
             cluster: self.cluster.clone(),
             node_name: self.node_name.clone(),
-        };
+        });
+        request
+            .extensions_mut()
+            .insert(GrpcMethod::new(SERVICE_NAME, METHOD));
         let begin = async {
-            let mut stream = client.watch(request).await?.into_inner();
+            client.ready().await?;
+            let path = PathAndQuery::from_static(PATH);
+            let answer = client.server_streaming(request, path, InPieces).await?;
+            let mut stream = answer.into_inner();
             let first = stream.message().await?;
             Ok::<_, Status>(Frames { first, stream })
         };
@@ -86,7 +144,7 @@ impl Frames {
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn next(&mut self) -> Result<Option<WatchFrame>, WatchError> {
+    pub async fn next(&mut self) -> Result<Option<Frame>, WatchError> {
         match self.first.take() {
             Some(first) => Ok(Some(first)),
             None => Ok(self.stream.message().await?),

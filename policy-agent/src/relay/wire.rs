@@ -208,7 +208,9 @@ impl Pool {
 ///
 /// # Errors
 /// [`Garbled`] when it is of a known kind and can not be read.
-pub fn decode(change: wire::Change, pool: &mut Pool) -> Result<Option<Event>, Garbled> {
+pub fn decode(change: Bytes, pool: &mut Pool) -> Result<Option<Event>, Garbled> {
+    let change = <wire::Change as prost::Message>::decode(change)
+        .map_err(|error| Garbled(format!("a change: {error}")))?;
     let upsert = |object| Ok(Some(Event::Upsert(object)));
     match change.what {
         Some(What::Pod(pod)) => upsert(Object::Pod(to_pod(pod, pool)?)),
@@ -297,15 +299,19 @@ fn to_ips(ips: &[Vec<u8>]) -> Result<Vec<IpAddr>, Garbled> {
 
 /// A `WatchFrame` whose changes are encoded already: on the wire a message within a message is its bytes.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Frame {
+pub struct Frame {
+    /// Place in the stream; 0 in all frames of the first state but the last.
     #[prost(uint64, tag = "1")]
-    sequence: u64,
+    pub sequence: u64,
+    /// With this frame the state is whole.
     #[prost(bool, tag = "2")]
-    synced: bool,
+    pub synced: bool,
+    /// Changes; [`decode`] reads one.
     #[prost(bytes = "bytes", repeated, tag = "3")]
-    changes: Vec<Bytes>,
+    pub changes: Vec<Bytes>,
+    /// When the newest change was seen by who watches, in milliseconds since the epoch; 0: unknown.
     #[prost(uint64, tag = "4")]
-    seen_at_ms: u64,
+    pub seen_at_ms: u64,
 }
 
 /// The frame that carries these changes, each encoded already.
@@ -357,9 +363,9 @@ mod tests {
         for document in [pod(), node, namespace, account, policy()] {
             let change = Change::Upsert(document);
             let (key, encoded) = encode(&change).unwrap();
-            let read = wire::Change::decode(encoded.encode_to_vec().as_slice()).unwrap();
 
-            let decoded = decode(read, &mut Pool::default()).unwrap();
+            let bytes = encoded.encode_to_vec().into();
+            let decoded = decode(bytes, &mut Pool::default()).unwrap();
 
             assert_eq!(decoded, event(&change));
             let Some(Event::Upsert(object)) = decoded else {
@@ -376,7 +382,7 @@ mod tests {
             let (key, encoded) = encode(&change).unwrap();
 
             assert_eq!(
-                decode(encoded, &mut Pool::default()).unwrap(),
+                decode(encoded.encode_to_vec().into(), &mut Pool::default()).unwrap(),
                 Some(Event::Delete(key))
             );
         }
@@ -420,7 +426,7 @@ mod tests {
         let mut labels = |n: usize| {
             let (_, encoded) = encode(&Change::Upsert(pod())).unwrap();
             pool.share(&n.to_string());
-            match decode(encoded, &mut pool) {
+            match decode(encoded.encode_to_vec().into(), &mut pool) {
                 Ok(Some(Event::Upsert(Object::Pod(pod)))) => pod.labels,
                 other => panic!("{other:?}"),
             }
@@ -444,6 +450,6 @@ mod tests {
             })),
         };
 
-        assert!(decode(change, &mut Pool::default()).is_err());
+        assert!(decode(change.encode_to_vec().into(), &mut Pool::default()).is_err());
     }
 }
