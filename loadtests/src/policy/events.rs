@@ -184,8 +184,8 @@ impl Bench {
         for round in 0..ROUNDS {
             let changes: Vec<Change> = (0..BURST)
                 .map(|n| {
-                    let app = (n + round * 7) % APPS;
-                    Change::Upsert(extra_policy(n, app, 40_000 + (n + round) % 1_000))
+                    let app = (n + (round + 1) * 7) % APPS;
+                    Change::Upsert(extra_policy(n, app, 40_000 + (n + round + 1) % 1_000))
                 })
                 .collect();
             self.watcher.take();
