@@ -182,6 +182,7 @@ const POLICY_KINDS: [PolicyKind; 7] = [
 ];
 
 /// A key before it is packed.
+#[derive(Clone, Copy)]
 struct Parts<'a> {
     letter: char,
     namespace: &'a str,
