@@ -2,9 +2,10 @@
 //!
 //! All keys stand one behind the other in one piece of memory, and a table finds them by their text.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use policy_core::object::{Object, ObjectKey};
 use policy_core::policy::{PolicyId, PolicyKind};

@@ -214,15 +214,10 @@ impl Engine {
     /// Policies with problems, and objects that the kernel refuses.
     pub fn problems(&self) -> Vec<ProblemView> {
         let mut out = Vec::new();
-        for policy in self
-            .index
-            .policies()
-            .iter()
-            .filter(|p| !p.problems.is_empty())
-        {
-            let pods = self.selected_by(&policy.id);
-            out.extend(policy.problems.iter().map(|problem| ProblemView {
-                policy: Some(policy.id.clone()),
+        for (id, problems) in self.index.problems() {
+            let pods = self.selected_by(id);
+            out.extend(problems.iter().map(|problem| ProblemView {
+                policy: Some(id.clone()),
                 what: problem.field.clone(),
                 why: problem.why.clone(),
                 pods: pods.clone(),

@@ -9,9 +9,11 @@ mod posts;
 mod sets;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::quality::RandomState;
 
 use super::roster::{Likeness, Roster};
 use super::slab::Slab;

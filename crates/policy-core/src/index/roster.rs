@@ -1,8 +1,9 @@
 //! Pods of the whole cluster, small: those that are alike to every selector share a class.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr};
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::block;

@@ -3,8 +3,9 @@
 //! Nothing counts the users of a string: now and then all that are in use are marked and the others go, so that there
 //! are never more than twice as many as were in use at the last time, and [`SLACK`] more.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::slab::{Slab, at};

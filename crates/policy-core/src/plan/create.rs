@@ -12,10 +12,15 @@ use super::writer::{Writer, elements, member_bytes};
 use super::{Object, Plan};
 use crate::adopt::{AppliedUnit, FrameObject};
 use crate::compile::{Content, Unit};
-use crate::index::Index;
+use crate::index::{Index, Member};
 use crate::layout::frame::{ChainSpec, Exprs};
 use crate::layout::names::inet;
 use crate::layout::rules::peer_set;
+
+/// Members that a set is given before it is another one's turn.
+const IN_TURN: usize = 4_000;
+/// A set with more members than this is made with a few of them, and filled in turn with others.
+const LARGE: usize = 16_000;
 
 impl Plan {
     pub(super) fn draft_create(&self, index: &Index) -> Draft {
@@ -91,32 +96,37 @@ impl Plan {
         draft
     }
 
-    /// First members of sets that did not fit into the transaction that made them.
+    /// First members of sets that did not come with the transaction that made them: of all such sets in turn, since
+    /// the kernel makes a set's table larger beside, and is slow to put members into one that is too small.
     fn draft_fills(&self, draft: &mut Draft, whole: &mut HashSet<Name>) {
         let at = inet(&self.settings);
-        for name in &self.dirty_sets {
-            let Some(unit) = self.applied.units.get(name) else {
-                continue;
-            };
-            if unit.fill.is_empty()
-                || self.applied.damaged.contains(name)
-                || self.is_stuck(&Object::Members(Arc::clone(name)))
-            {
-                continue;
+        let mut left: Vec<(&Name, &[Member])> = self
+            .dirty_sets
+            .iter()
+            .filter(|name| {
+                !self.applied.damaged.contains(*name)
+                    && !self.is_stuck(&Object::Members(Arc::clone(name)))
+            })
+            .filter_map(|name| Some((name, self.applied.units.get(name)?.fill.as_slice())))
+            .filter(|(_, fill)| !fill.is_empty())
+            .collect();
+        while !left.is_empty() {
+            for (name, fill) in &mut left {
+                if draft.is_full() {
+                    return;
+                }
+                let start = draft.writer.at();
+                let each = fill.last().map_or(1, member_bytes);
+                let take = draft.room_for(each).min(fill.len()).min(IN_TURN);
+                let (rest, chunk) = fill.split_at(fill.len() - take);
+                draft.writer.add(&at, name, elements(chunk));
+                draft.put(start, Item::Fill(Arc::clone(name), take));
+                if rest.is_empty() {
+                    whole.insert(Arc::clone(name));
+                }
+                *fill = rest;
             }
-            if draft.is_full() {
-                break;
-            }
-            let start = draft.writer.at();
-            let each = unit.fill.last().map_or(1, member_bytes);
-            let take = draft.room_for(each).min(unit.fill.len());
-            let from = unit.fill.len() - take;
-            let chunk = unit.fill.get(from..).unwrap_or_default();
-            draft.writer.add(&at, name, elements(chunk));
-            draft.put(start, Item::Fill(Arc::clone(name), take));
-            if from == 0 {
-                whole.insert(Arc::clone(name));
-            }
+            left.retain(|(_, fill)| !fill.is_empty());
         }
     }
 
@@ -152,7 +162,12 @@ impl Plan {
                 draft.writer.push(Change::AddSet(set));
                 let mut fill = self.members(unit, index);
                 let each = fill.last().map_or(1, member_bytes);
-                let from = fill.len() - draft.room_for(each).min(fill.len());
+                let most = if fill.len() > LARGE {
+                    IN_TURN
+                } else {
+                    fill.len()
+                };
+                let from = fill.len() - draft.room_for(each).min(most);
                 let first = fill.split_off(from);
                 draft.writer.add(&at, &unit.name, elements(&first));
                 draft.put(start, Item::Make(Arc::clone(&unit.name)));

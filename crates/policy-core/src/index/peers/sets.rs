@@ -355,7 +355,11 @@ impl Peers {
             let pods = class.pods.iter().filter_map(|pod| self.roster.pod(*pod));
             let ips = pods.flat_map(|pod| pod.ips.iter().map(|(_, ip)| ip));
             let ips = ips.filter(|ip| ip.is_ipv4() == v4);
-            members.extend(self.contribution(id, &class.like, ips));
+            if matches!(&*set.key, PeerKey::Pods(_, Some(_))) {
+                members.extend(self.contribution(id, &class.like, ips));
+            } else {
+                members.extend(ips.map(|ip| Member { ip, port: None }));
+            }
         }
         members.sort_unstable();
         members.dedup();
