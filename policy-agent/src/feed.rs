@@ -38,6 +38,16 @@ pub struct Batch {
     pub seen_at_ms: u64,
 }
 
+impl Batch {
+    /// Takes in the batch that follows.
+    fn join(&mut self, next: Self) {
+        self.sequence = next.sequence;
+        self.synced = next.synced;
+        self.events.extend(next.events);
+        self.seen_at_ms = self.seen_at_ms.max(next.seen_at_ms);
+    }
+}
+
 /// The reader's end.
 #[derive(Debug)]
 pub struct Feed {

@@ -225,6 +225,39 @@ async fn two_agents_of_a_relay_see_the_same_state() {
 }
 
 #[tokio::test]
+async fn frames_that_follow_each_other_are_told_in_fewer_batches_and_in_their_order() {
+    let site = Site::new();
+    let running = relay(&site, source_with(&[]), "127.0.0.1:0").await;
+    let mut feed = site.feed(running.address, None).await;
+    View::default().until(&mut feed, &[]).await;
+
+    // Nobody else runs meanwhile: all frames are there before the first is read.
+    let mut last = 0;
+    for n in 0..300 {
+        let name = format!("n{n}");
+        last = running
+            .source
+            .publish(&[Change::Upsert(document(&name))], n);
+    }
+    let (mut told, mut batches, mut sequence) = (Vec::new(), 0, 0);
+    while sequence < last {
+        let batch = tokio::time::timeout(PATIENCE, feed.next())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(batch.sequence > sequence && batch.synced);
+        (batches, sequence) = (batches + 1, batch.sequence);
+        told.extend(batch.events.iter().map(|event| match event {
+            Event::Upsert(object) => name(&wire::key_of(object)),
+            Event::Delete(key) => panic!("{key:?} is told as deleted"),
+        }));
+    }
+
+    assert_eq!(told, (0..300).map(|n| format!("n{n}")).collect::<Vec<_>>());
+    assert!(batches < 150, "{batches} batches");
+}
+
+#[tokio::test]
 async fn agent_that_comes_back_learns_what_vanished_meanwhile() {
     let site = Site::new();
     let running = relay(&site, source_with(&["a", "b"]), "127.0.0.1:0").await;

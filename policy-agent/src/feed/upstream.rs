@@ -1,5 +1,6 @@
 //! Relays as a source, and what is read while none answers.
 
+use futures::FutureExt as _;
 use mesh::backoff::Backoff;
 use mesh::causes;
 use tracing::{debug, info, warn};
@@ -9,6 +10,9 @@ use crate::feed::output::{Closed, Output};
 use crate::feed::{Batch, Fallback, Relays};
 use crate::relay::client::{Client, Frames, WatchError};
 use crate::relay::wire;
+
+/// Frames that follow each other are put together up to so many changes.
+const TOGETHER: usize = 256;
 
 /// Reads one relay at a time.
 #[derive(Debug)]
@@ -95,22 +99,40 @@ impl Upstream {
                 info!(sequence = frame.sequence, "in sync with the relay");
                 self.dialer.backoff.reset();
             }
-            let mut events = Vec::with_capacity(frame.changes.len());
-            for change in frame.changes {
-                match wire::decode(change, &mut pool) {
-                    Ok(event) => events.extend(event),
-                    // The next version of the object may be readable; the others are.
-                    Err(error) => warn!(%error, "change from the relay passed over"),
+            let mut batch = read(frame, &mut pool);
+            let mut end = None;
+            // Frames that are here already are one batch: each by itself would be a transaction of its own.
+            while end.is_none() && batch.synced && batch.events.len() < TOGETHER {
+                match frames.next().now_or_never() {
+                    None => break,
+                    Some(Ok(Some(frame))) => batch.join(read(frame, &mut pool)),
+                    Some(Ok(None)) => end = Some("it was ended".to_owned()),
+                    Some(Err(error)) => end = Some(causes::text(&error)),
                 }
             }
-            let batch = Batch {
-                sequence: frame.sequence,
-                synced: frame.synced,
-                events,
-                seen_at_ms: frame.seen_at_ms,
-            };
             self.output.deliver(batch).await?;
+            if let Some(why) = end {
+                return Ok(why);
+            }
         }
+    }
+}
+
+/// A frame as events.
+fn read(frame: wire::Frame, pool: &mut wire::Pool) -> Batch {
+    let mut events = Vec::with_capacity(frame.changes.len());
+    for change in frame.changes {
+        match wire::decode(change, pool) {
+            Ok(event) => events.extend(event),
+            // The next version of the object may be readable; the others are.
+            Err(error) => warn!(%error, "change from the relay passed over"),
+        }
+    }
+    Batch {
+        sequence: frame.sequence,
+        synced: frame.synced,
+        events,
+        seen_at_ms: frame.seen_at_ms,
     }
 }
 
