@@ -130,7 +130,9 @@ pub(crate) fn policy(
 pub(crate) async fn never_open(promises: &mut Promises) -> Result<()> {
     let size = Size::LONG;
     let report = policy_lab::never_open::run(size).await?;
-    promises.check(report.denied_delivered == 0, &format!("{report:?}"));
+    for (kept, text) in report.promises(&size) {
+        promises.check(kept, &text);
+    }
     let report = policy_lab::pod_starts::run(STARTS).await?;
     promises.check(
         report.starts >= STARTS && report.denied_delivered == 0 && report.lost == 0,

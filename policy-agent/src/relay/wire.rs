@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cluster::documents::{Change, DocumentKey};
+use foldhash::quality::RandomState;
 use policy_core::flow::Protocol;
 use policy_core::object::{
     Event, Labels, NamedPort, Namespace, Node, Object, ObjectKey, Pod, ServiceAccount,
@@ -184,7 +185,7 @@ fn from_ips(ips: &[IpAddr]) -> Vec<Vec<u8>> {
 
 /// Strings that many objects have, each kept once: labels above all.
 #[derive(Debug, Default)]
-pub struct Pool(HashSet<Arc<str>>);
+pub struct Pool(HashSet<Arc<str>, RandomState>);
 
 impl Pool {
     /// Most strings that are kept; then all are let go, those in use included, which costs no more than time.
