@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if full {
         files.extend([
             "terway/cloud/v1/cloud.proto",
+            "terway/control/v1/control.proto",
             "terway/ipam/v1/ipam.proto",
             "terway/policy/v1/policy.proto",
         ]);

@@ -28,6 +28,15 @@ pub mod cloud {
     }
 }
 
+/// The doors of controlplane.
+#[cfg(feature = "full")]
+pub mod control {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("terway.control.v1");
+    }
+}
+
 /// Node sessions, routing and administration of ipam-service.
 #[cfg(feature = "full")]
 pub mod ipam {

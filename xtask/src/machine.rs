@@ -16,6 +16,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("ptp", "containernetworking-plugins"),
     ("portmap", "containernetworking-plugins"),
     ("iptables", "iptables"),
+    ("make", "make"),
 ];
 
 /// Installs what is missing.

@@ -40,6 +40,7 @@ const EVERY_SERVICE: &[CallerKind] = &[
     Mesh(Gateway),
     Mesh(Admin),
 ];
+const CONTROLLERS: &[CallerKind] = &[Mesh(Controller)];
 const LOCAL: &[CallerKind] = &[LocalRoot];
 
 const fn may(method: &'static str, callers: &'static [CallerKind]) -> Row {
@@ -60,7 +61,12 @@ pub const TABLE: Table = &[
     may("/terway.cloud.v1.Cloud/DescribeInstances", IPAM_AND_PEOPLE),
     may("/terway.cloud.v1.Cloud/DescribeVSwitches", IPAM_AND_PEOPLE),
     may("/terway.cloud.v1.Cloud/Fence", IPAM),
+    may("/terway.control.v1.Certificates/Issue", EVERY_SERVICE),
+    may("/terway.control.v1.NodeReports/ReportNode", NODES),
+    may("/terway.control.v1.NodeReports/AnnotatePod", NODES),
+    may("/terway.control.v1.NodeReports/PostEvent", NODES),
     may("/terway.ipam.v1.NodeIpam/Session", NODES),
+    may("/terway.ipam.v1.Nodes/NodeGone", CONTROLLERS),
     may("/terway.ipam.v1.Routing/WatchRoutes", EVERY_SERVICE),
     may("/terway.ipam.v1.Admin/DumpShards", IPAM_AND_PEOPLE),
     may("/terway.ipam.v1.Admin/GetReplica", IPAM_AND_PEOPLE),
@@ -141,6 +147,9 @@ mod tests {
         assert_eq!(
             reach,
             [
+                "/terway.control.v1.NodeReports/ReportNode",
+                "/terway.control.v1.NodeReports/AnnotatePod",
+                "/terway.control.v1.NodeReports/PostEvent",
                 "/terway.ipam.v1.NodeIpam/Session",
                 "/terway.ipam.v1.Routing/WatchRoutes",
                 "/terway.policy.v1.Relay/Watch"
