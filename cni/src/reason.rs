@@ -116,7 +116,10 @@ impl Refusal {
             },
             Reason::Unspecified
             | Reason::CloudForbidden
+            | Reason::CloudCredentials
             | Reason::CloudInvalid
+            | Reason::VswitchInvalid
+            | Reason::SecurityGroupInvalid
             | Reason::IdentityMismatch
             | Reason::NodeUnknown => code::REFUSED,
         }
