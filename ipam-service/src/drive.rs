@@ -415,7 +415,11 @@ fn outcome_of(error: &CloudError) -> Outcome {
         Reason::AddressLimit => Outcome::AddressLimit,
         Reason::AddressInUse => Outcome::AddressInUse { address: *address },
         Reason::NotFound | Reason::NodeUnknown => Outcome::NotFound,
-        Reason::CloudInvalid | Reason::BadField | Reason::SecurityGroupFull => Outcome::Refused,
+        Reason::CloudInvalid
+        | Reason::BadField
+        | Reason::SecurityGroupFull
+        | Reason::VswitchInvalid
+        | Reason::SecurityGroupInvalid => Outcome::Refused,
         // Either it passes, or a person must act; the operation waits.
         Reason::Unspecified
         | Reason::NotOwner
@@ -423,6 +427,7 @@ fn outcome_of(error: &CloudError) -> Outcome {
         | Reason::StateConflict
         | Reason::CloudThrottled
         | Reason::CloudForbidden
+        | Reason::CloudCredentials
         | Reason::CloudUnavailable
         | Reason::OutcomeUnknown
         | Reason::IdentityMismatch
