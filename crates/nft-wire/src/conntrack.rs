@@ -4,7 +4,9 @@ mod wire;
 
 use std::net::IpAddr;
 
-pub use wire::{decode, encode_delete, encode_dump, encode_mark, set_ack};
+pub use wire::{
+    decode, decode_count, encode_count, encode_delete, encode_dump, encode_mark, set_ack,
+};
 
 /// One direction of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -63,6 +63,11 @@ impl Socket {
     /// # Errors
     /// [`FlowError`]; some flows may have been shown.
     pub fn dump(&mut self, filter: &Filter, each: &mut dyn FnMut(&Flow)) -> Result<(), FlowError> {
+        // A dump walks all buckets and takes their locks, also where there is nothing in them. A kernel that does not
+        // tell the number is asked for the flows.
+        if matches!(self.count(), Ok(0)) {
+            return Ok(());
+        }
         let wide = Filter {
             address: None,
             family: filter
@@ -87,6 +92,33 @@ impl Socket {
                 }
                 other => other,
             },
+        }
+    }
+
+    /// How many flows there are in the namespace; flows of packets on their way count.
+    ///
+    /// # Errors
+    /// [`FlowError`].
+    pub fn count(&mut self) -> Result<u32, FlowError> {
+        let seq = self.link.take_seq(1);
+        self.send(&conntrack::encode_count(seq))?;
+        loop {
+            let Some(datagram) = receive(&mut self.link)? else {
+                return Err(FlowError::Lost("the number is missing".to_owned()));
+            };
+            for frame in Frames::new(datagram) {
+                let frame = frame.map_err(|error| FlowError::Lost(error.to_string()))?;
+                if frame.header.seq != seq {
+                    continue;
+                }
+                let count = conntrack::decode_count(&frame);
+                if let Some(count) = count.map_err(|error| FlowError::Lost(error.to_string()))? {
+                    return Ok(count);
+                }
+                if let Ok(Message::Answer(answer)) = decode(&frame) {
+                    return Err(FlowError::Refused(Errno::from_raw(answer.errno)));
+                }
+            }
         }
     }
 

@@ -555,9 +555,11 @@ fn mark_is_set_and_cleared_on_real_flows_of_both_families_without_touching_other
     let place = Place::new();
     let _rules = track(&place);
     for address in ["127.0.0.1", "::1"] {
+        let mut socket = conntrack::Socket::open_at(&place.path()).unwrap();
+        let before = socket.count().unwrap();
         let (client, _server) = place.inside(|| connection(address));
         let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        let mut socket = conntrack::Socket::open_at(&place.path()).unwrap();
+        assert!(socket.count().unwrap() > before, "{before}");
         let filter = Filter {
             address: Some((End::ReplySource, ends.1.ip())),
             ..Filter::default()

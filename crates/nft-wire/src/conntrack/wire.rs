@@ -11,6 +11,9 @@ use crate::name::Family;
 const MESSAGE_NEW: u8 = 0;
 const MESSAGE_GET: u8 = 1;
 const MESSAGE_DELETE: u8 = 2;
+const MESSAGE_GET_STATS: u8 = 5;
+
+const STATS_ENTRIES: u16 = 1;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -120,6 +123,35 @@ pub fn decode(frame: &Frame<'_>) -> Result<Option<Flow>, DecodeError> {
         id,
         zone,
     }))
+}
+
+/// A request for the number of flows of a namespace: one message, at the cost of reading a counter.
+///
+/// Source: linux/netfilter/nfnetlink_conntrack.h, IPCTNL_MSG_CT_GET_STATS.
+pub fn encode_count(seq: u32) -> Vec<u8> {
+    let mut w = Writer::default();
+    let family = Family::Unspecified;
+    frame::write_conntrack(MESSAGE_GET_STATS, 0, seq, family, &mut w, |_| {});
+    w.out
+}
+
+/// Reads a number of flows; `None` when the message is none. Flows that are not yet confirmed count.
+///
+/// # Errors
+/// [`DecodeError`] when the message is cut short or lacks the number.
+pub fn decode_count(frame: &Frame<'_>) -> Result<Option<u32>, DecodeError> {
+    if frame.header.topic != Topic::Conntrack(MESSAGE_GET_STATS) {
+        return Ok(None);
+    }
+    let (_, bytes) = frame.generic()?;
+    let mut entries = None;
+    for attribute in Attributes::new(bytes) {
+        let attribute = attribute?;
+        if attribute.kind == STATS_ENTRIES {
+            entries = Some(attribute::u32(attribute.value, "number of flows")?);
+        }
+    }
+    required(entries, "number of flows").map(Some)
 }
 
 fn write_one(
