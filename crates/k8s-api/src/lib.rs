@@ -5,3 +5,4 @@
 pub mod eni_conf;
 pub mod manifest;
 pub mod names;
+pub mod provider;

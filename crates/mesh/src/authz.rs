@@ -5,8 +5,8 @@
 //! messages mean. A test holds the table against the descriptor set of the wire contract: every
 //! RPC has a row and every row an RPC.
 
-use crate::identity::CallerKind::{self, LocalRoot, Mesh};
-use crate::identity::IdentityKind::{Admin, Controller, Gateway, Ipam, Node};
+use crate::identity::CallerKind::{self, Anonymous, LocalRoot, Mesh};
+use crate::identity::IdentityKind::{Admin, Controller, Etcd, Gateway, Ipam, Node, Relay};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,16 @@ const EVERY_SERVICE: &[CallerKind] = &[
 ];
 const CONTROLLERS: &[CallerKind] = &[Mesh(Controller)];
 const LOCAL: &[CallerKind] = &[LocalRoot];
+/// Who has no certificate yet, and who renews one and shows the old one.
+const ANYBODY: &[CallerKind] = &[
+    Anonymous,
+    Mesh(Node),
+    Mesh(Ipam),
+    Mesh(Gateway),
+    Mesh(Controller),
+    Mesh(Relay),
+    Mesh(Etcd),
+];
 
 const fn may(method: &'static str, callers: &'static [CallerKind]) -> Row {
     Row { method, callers }
@@ -61,7 +71,7 @@ pub const TABLE: Table = &[
     may("/terway.cloud.v1.Cloud/DescribeInstances", IPAM_AND_PEOPLE),
     may("/terway.cloud.v1.Cloud/DescribeVSwitches", IPAM_AND_PEOPLE),
     may("/terway.cloud.v1.Cloud/Fence", IPAM),
-    may("/terway.control.v1.Certificates/Issue", EVERY_SERVICE),
+    may("/terway.control.v1.Certificates/Issue", ANYBODY),
     may("/terway.control.v1.NodeReports/ReportNode", NODES),
     may("/terway.control.v1.NodeReports/AnnotatePod", NODES),
     may("/terway.control.v1.NodeReports/PostEvent", NODES),
@@ -147,6 +157,7 @@ mod tests {
         assert_eq!(
             reach,
             [
+                "/terway.control.v1.Certificates/Issue",
                 "/terway.control.v1.NodeReports/ReportNode",
                 "/terway.control.v1.NodeReports/AnnotatePod",
                 "/terway.control.v1.NodeReports/PostEvent",
@@ -155,6 +166,17 @@ mod tests {
                 "/terway.policy.v1.Relay/Watch"
             ]
         );
+    }
+
+    #[test]
+    fn who_has_no_certificate_reaches_the_issuing_of_one_and_nothing_else() {
+        let reach: Vec<&str> = TABLE
+            .iter()
+            .filter(|row| row.callers.contains(&CallerKind::Anonymous))
+            .map(|row| row.method)
+            .collect();
+
+        assert_eq!(reach, ["/terway.control.v1.Certificates/Issue"]);
     }
 
     #[test]

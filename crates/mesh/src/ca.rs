@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, string::Ia5String,
 };
 
 use crate::clock;
@@ -67,6 +68,13 @@ pub enum CaError {
     BadName {
         /// As given.
         text: String,
+    },
+    /// The request for a certificate is not one, its signature is not made with its own key, or
+    /// the key is not on P-256.
+    #[error("the request for a certificate can not be used: {why}")]
+    BadRequest {
+        /// What is wrong.
+        why: String,
     },
     /// Making the key or the certificate failed.
     #[error("make {what}")]
@@ -148,23 +156,49 @@ impl Authority {
     pub fn load(dir: &Path) -> Result<Self, CaError> {
         let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
         let certificate = read(&cert_path)?;
-        let text = read(&key_path)?;
-        let key = KeyPair::from_pem(&text).map_err(|source| CaError::Malformed {
-            path: key_path,
-            wanted: "private key",
-            source,
-        })?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&certificate, key).map_err(|source| CaError::Malformed {
-                path: cert_path,
-                wanted: "CA certificate",
+        let key = Secret::new(read(&key_path)?);
+        Self::of_pem(certificate, key, (&cert_path, &key_path))
+    }
+
+    /// Takes a root or an intermediate that is kept elsewhere. `certificate` is PEM; the issuer's own
+    /// comes first.
+    ///
+    /// # Errors
+    /// [`CaError::Malformed`], naming `tls.crt` or `tls.key`. That the two belong together is not checked.
+    pub fn from_pem(certificate: String, key: Secret) -> Result<Self, CaError> {
+        Self::of_pem(
+            certificate,
+            key,
+            (Path::new(LEAF_CERT), Path::new(LEAF_KEY)),
+        )
+    }
+
+    fn of_pem(
+        certificate: String,
+        secret: Secret,
+        (cert_path, key_path): (&Path, &Path),
+    ) -> Result<Self, CaError> {
+        let malformed = |path: &Path, wanted| {
+            let path = path.to_owned();
+            move |source| CaError::Malformed {
+                path,
+                wanted,
                 source,
-            })?;
+            }
+        };
+        let key = KeyPair::from_pem(secret.expose()).map_err(malformed(key_path, "private key"))?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key)
+            .map_err(malformed(cert_path, "CA certificate"))?;
         Ok(Self {
             certificate,
-            key: Secret::new(text),
+            key: secret,
             issuer,
         })
+    }
+
+    /// The private key, PEM, for whoever keeps the authority.
+    pub const fn key(&self) -> &Secret {
+        &self.key
     }
 
     /// The root's certificate, PEM.
@@ -178,6 +212,30 @@ impl Authority {
     /// [`CaError::BadName`] or [`CaError::Make`].
     pub fn issue(&self, leaf: &Leaf) -> Result<Issued, CaError> {
         let key = new_key()?;
+        Ok(Issued {
+            ca: self.certificate.clone(),
+            certificate: self.certify(&key, leaf)?,
+            key: Secret::new(key.serialize_pem()),
+        })
+    }
+
+    /// Issues a certificate for the key of a request (PKCS#10, DER). Nothing else of the request is
+    /// used: what the certificate says is `leaf`. Gives PEM.
+    ///
+    /// # Errors
+    /// [`CaError::BadRequest`], [`CaError::BadName`] or [`CaError::Make`].
+    pub fn sign(&self, request: &[u8], leaf: &Leaf) -> Result<String, CaError> {
+        // This checks that the request was signed with the key that it holds.
+        let request = CertificateSigningRequestParams::from_der(&request.into())
+            .map_err(|error| bad_request(&error))?;
+        let key = &request.public_key;
+        if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != P256_POINT {
+            return Err(bad_request("its key is not on P-256"));
+        }
+        self.certify(key, leaf)
+    }
+
+    fn certify(&self, key: &impl PublicKeyData, leaf: &Leaf) -> Result<String, CaError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&leaf.name);
         params.subject_alt_names = leaf.names()?;
@@ -187,16 +245,53 @@ impl Authority {
         params.not_before = leaf.not_before.into();
         params.not_after = leaf.not_after.into();
         let certificate = params
-            .signed_by(&key, &self.issuer)
+            .signed_by(key, &self.issuer)
             .map_err(|source| CaError::Make {
                 what: "a certificate",
                 source,
             })?;
-        Ok(Issued {
-            ca: self.certificate.clone(),
-            certificate: certificate.pem(),
+        Ok(certificate.pem())
+    }
+}
+
+/// A request for a certificate, with the key that stays with who asks.
+#[derive(Debug, Clone)]
+#[must_use = "the key exists nowhere else"]
+pub struct Request {
+    /// The private key, PEM.
+    pub key: Secret,
+    /// PKCS#10, DER. It names nobody: the name comes from the proof that goes with it.
+    pub der: Vec<u8>,
+}
+
+impl Request {
+    /// Makes a key and asks for a certificate of it.
+    ///
+    /// # Errors
+    /// [`CaError::Make`].
+    pub fn new() -> Result<Self, CaError> {
+        let key = new_key()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let request = params
+            .serialize_request(&key)
+            .map_err(|source| CaError::Make {
+                what: "a request for a certificate",
+                source,
+            })?;
+        Ok(Self {
             key: Secret::new(key.serialize_pem()),
+            der: request.der().to_vec(),
         })
+    }
+}
+
+/// Bytes of an uncompressed point on P-256.
+const P256_POINT: usize = 65;
+
+fn bad_request(why: &(impl ToString + ?Sized)) -> CaError {
+    CaError::BadRequest {
+        why: why.to_string(),
     }
 }
 
@@ -410,7 +505,7 @@ mod tests {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
 
-    use super::{Authority, CaError, Leaf};
+    use super::{Authority, CaError, Issued, Leaf, Request};
     use crate::identity::Identity;
     use crate::tls::{TlsConfig, TlsMaterial};
 
@@ -457,6 +552,78 @@ mod tests {
             3,
             "left-over files"
         );
+    }
+
+    #[test]
+    fn request_is_signed_for_its_key_and_named_by_the_leaf() {
+        let authority = Authority::new(DAY).unwrap();
+        let identity = Identity::node("c1", "i-1");
+        let request = Request::new().unwrap();
+
+        let certificate = authority
+            .sign(&request.der, &Leaf::new(&identity, DAY))
+            .unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let issued = Issued {
+            ca: authority.certificate().to_owned(),
+            certificate,
+            key: request.key,
+        };
+        issued.write(dir.path()).unwrap();
+        // Loading compares the key with the certificate.
+        let material = TlsMaterial::load(&TlsConfig::in_dir(dir.path())).unwrap();
+        assert_eq!(material.identity(), identity);
+    }
+
+    #[test]
+    fn request_that_its_key_did_not_sign_is_refused() {
+        let authority = Authority::new(DAY).unwrap();
+        let good = Request::new().unwrap().der;
+        let leaf = Leaf::new(&Identity::node("c1", "i-1"), DAY);
+
+        assert!(authority.sign(&good, &leaf).is_ok());
+        // Every byte of the signature and of the key counts.
+        for at in (0..good.len()).rev() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            let signed = authority.sign(&bad, &leaf);
+            assert!(
+                matches!(signed, Err(CaError::BadRequest { .. })),
+                "byte {at} of {}",
+                good.len()
+            );
+        }
+        assert!(authority.sign(&[], &leaf).is_err());
+    }
+
+    #[test]
+    fn request_with_a_key_of_another_kind_is_refused() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let request = rcgen::CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap();
+
+        let signed = Authority::new(DAY)
+            .unwrap()
+            .sign(request.der(), &Leaf::new(&Identity::gateway("g"), DAY));
+
+        assert!(matches!(signed, Err(CaError::BadRequest { .. })));
+    }
+
+    #[test]
+    fn authority_taken_from_its_texts_issues_what_its_bundle_accepts() {
+        let made = Authority::new(DAY).unwrap();
+        let taken = Authority::from_pem(made.certificate().to_owned(), made.key().clone()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+
+        let issued = taken
+            .issue(&Leaf::new(&Identity::gateway("g1"), DAY))
+            .unwrap();
+        issued.write(dir.path()).unwrap();
+
+        assert!(TlsMaterial::load(&TlsConfig::in_dir(dir.path())).is_ok());
+        assert!(Authority::from_pem("x".to_owned(), made.key().clone()).is_err());
     }
 
     #[test]

@@ -33,8 +33,8 @@ use crate::client::answer::Answer;
 use crate::server::timeout_of;
 use crate::status;
 use crate::telemetry;
-use crate::tls::TlsMaterial;
 use crate::tls::verify::Expect;
+use crate::tls::{TlsMaterial, Trust};
 
 /// The header of a deadline.
 const GRPC_TIMEOUT: &str = "grpc-timeout";
@@ -106,6 +106,29 @@ impl Channel {
         expect: Expect,
         params: &Params,
     ) -> Result<Self, BadTarget> {
+        Self::dialling(target, Papers::Certificate(tls), expect, params)
+    }
+
+    /// The same without a certificate of ours, for who has none yet. Servers refuse that, but for
+    /// the one that issues certificates.
+    ///
+    /// # Errors
+    /// [`BadTarget`].
+    pub fn anonymous(
+        target: &str,
+        trust: Trust,
+        expect: Expect,
+        params: &Params,
+    ) -> Result<Self, BadTarget> {
+        Self::dialling(target, Papers::None(trust), expect, params)
+    }
+
+    fn dialling(
+        target: &str,
+        papers: Papers,
+        expect: Expect,
+        params: &Params,
+    ) -> Result<Self, BadTarget> {
         let bad = || BadTarget {
             target: target.to_owned(),
         };
@@ -116,7 +139,7 @@ impl Channel {
         let endpoint = Endpoint::from_shared(format!("http://{target}")).map_err(|_| bad())?;
         let dial = TcpDial {
             target: target.into(),
-            tls,
+            papers,
             expect,
         };
         let limit = Duration::from_millis(params.connect_ms);
@@ -257,10 +280,17 @@ async fn within<T>(
     }
 }
 
+/// What we show, and whom we trust.
+#[derive(Clone)]
+enum Papers {
+    Certificate(TlsMaterial),
+    None(Trust),
+}
+
 #[derive(Clone)]
 struct TcpDial {
     target: Arc<str>,
-    tls: TlsMaterial,
+    papers: Papers,
     expect: Expect,
 }
 
@@ -268,7 +298,10 @@ impl TcpDial {
     async fn connect(self) -> Result<TlsStream<TcpStream>, Cause> {
         let stream = TcpStream::connect(&*self.target).await?;
         stream.set_nodelay(true)?;
-        let config = self.tls.client_config(&self.expect)?;
+        let config = match &self.papers {
+            Papers::Certificate(tls) => tls.client_config(&self.expect)?,
+            Papers::None(trust) => trust.client_config(&self.expect)?,
+        };
         let name = self.expect.server_name();
         TlsConnector::from(config)
             .connect(name, stream)

@@ -275,6 +275,8 @@ pub enum Peer {
     Mesh(Identity),
     /// A process of this machine's root, over the unix socket.
     LocalRoot,
+    /// Somebody without a certificate, over TCP, at a server that lets such callers in.
+    Anonymous,
 }
 
 impl Peer {
@@ -283,6 +285,7 @@ impl Peer {
         match self {
             Self::Mesh(identity) => CallerKind::Mesh(identity.kind()),
             Self::LocalRoot => CallerKind::LocalRoot,
+            Self::Anonymous => CallerKind::Anonymous,
         }
     }
 }
@@ -292,6 +295,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Mesh(identity) => identity.fmt(f),
             Self::LocalRoot => f.write_str("local root"),
+            Self::Anonymous => f.write_str("anonymous"),
         }
     }
 }
@@ -303,6 +307,8 @@ pub enum CallerKind {
     Mesh(IdentityKind),
     /// A process of this machine's root.
     LocalRoot,
+    /// Somebody without a certificate.
+    Anonymous,
 }
 
 impl fmt::Display for CallerKind {
@@ -310,6 +316,7 @@ impl fmt::Display for CallerKind {
         match self {
             Self::Mesh(kind) => kind.fmt(f),
             Self::LocalRoot => f.write_str("local root"),
+            Self::Anonymous => f.write_str("anonymous"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! gRPC servers: mTLS over TCP, or a unix socket for this machine's root.
+//! gRPC servers: mTLS over TCP, or a unix socket for this machine's root. One that issues
+//! certificates may also let in who has none yet, as a caller that the table knows by that.
 //!
 //! Every call goes through the same row of steps, outermost first: trace, metrics, deadline,
 //! load shedding with a bound on calls in flight, authorization by table, handler. A panic in a
@@ -103,11 +104,28 @@ pub struct BindError {
     pub source: std::io::Error,
 }
 
+/// What becomes of callers without a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strangers {
+    /// The handshake fails.
+    Refused,
+    /// They get in as [`Peer::Anonymous`], for a short time and few at once.
+    Anonymous,
+}
+
+/// How long a connection without a certificate lasts: one question and its answer.
+const STRANGER_LIFE: Duration = Duration::from_secs(60);
+
+/// Connections without a certificate at a time, so that they do not take the room of those who have one. More are
+/// closed at once.
+const STRANGERS_MAX: usize = 512;
+
 #[derive(Debug)]
 enum Door {
     Tcp {
         listener: TcpListener,
         tls: TlsMaterial,
+        strangers: Strangers,
     },
     Unix {
         listener: UnixListener,
@@ -153,11 +171,25 @@ impl Bound {
         params: Params,
     ) -> std::io::Result<Self> {
         let address = Address::Tcp(listener.local_addr()?);
+        let strangers = Strangers::Refused;
         Ok(Self {
-            door: Door::Tcp { listener, tls },
+            door: Door::Tcp {
+                listener,
+                tls,
+                strangers,
+            },
             address,
             params,
         })
+    }
+
+    /// Lets callers without a certificate in, as [`Peer::Anonymous`]: the table says what they
+    /// reach. A certificate that is shown must still be a good one. No effect on a unix socket.
+    pub fn with_strangers(mut self) -> Self {
+        if let Door::Tcp { strangers, .. } = &mut self.door {
+            *strangers = Strangers::Anonymous;
+        }
+        self
     }
 
     /// Opens a unix socket with mode 0600 whose callers must be root. A socket file left behind by
@@ -198,13 +230,19 @@ impl Bound {
             params: self.params,
             handshakes: Arc::new(Semaphore::new(self.params.handshakes_max)),
             room: Arc::new(Semaphore::new(self.params.connections_max)),
+            stranger_room: Arc::new(Semaphore::new(STRANGERS_MAX)),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
         tracing::info!(address = %self.address, "grpc server listens");
         match self.door {
-            Door::Tcp { listener, tls } => {
-                tasks.spawn("grpc server", listening.accept_tcp(listener, tls));
+            Door::Tcp {
+                listener,
+                tls,
+                strangers,
+            } => {
+                let accepting = listening.accept_tcp(listener, tls, strangers);
+                tasks.spawn("grpc server", accepting);
             }
             Door::Unix {
                 listener,
@@ -225,12 +263,13 @@ struct Listening {
     params: Params,
     handshakes: Arc<Semaphore>,
     room: Arc<Semaphore>,
+    stranger_room: Arc<Semaphore>,
     metrics: RpcMetrics,
     tasks: Tasks,
 }
 
 impl Listening {
-    async fn accept_tcp(self, listener: TcpListener, tls: TlsMaterial) {
+    async fn accept_tcp(self, listener: TcpListener, tls: TlsMaterial, strangers: Strangers) {
         let this = Arc::new(self);
         let draining = this.tasks.drain().draining().clone();
         loop {
@@ -244,7 +283,13 @@ impl Listening {
             };
             match accepted {
                 Ok((stream, from)) => {
-                    let connection = Arc::clone(&this).tcp_connection(stream, from, &tls, permit);
+                    let acceptor = match strangers {
+                        Strangers::Refused => tls.server_config(),
+                        Strangers::Anonymous => tls.server_config_for_strangers(),
+                    };
+                    let acceptor = TlsAcceptor::from(acceptor);
+                    let connection =
+                        Arc::clone(&this).tcp_connection(stream, from, acceptor, permit, strangers);
                     this.tasks.spawn_once("grpc connection", connection);
                 }
                 Err(error) => {
@@ -282,10 +327,10 @@ impl Listening {
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
-        tls: &TlsMaterial,
+        acceptor: TlsAcceptor,
         permit: OwnedSemaphorePermit,
+        strangers: Strangers,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let acceptor = TlsAcceptor::from(tls.server_config());
         async move {
             // Small frames must not wait for acknowledgements; without it calls are only slower.
             drop(stream.set_nodelay(true));
@@ -309,14 +354,24 @@ impl Listening {
                 .1
                 .peer_certificates()
                 .and_then(<[_]>::first);
-            // The handshake has checked both; a server that is unsure says no.
-            let Some((Ok(identity), expiry)) =
-                leaf.map(|leaf| (Identity::of_certificate(leaf), crate::tls::not_after(leaf)))
-            else {
-                return;
-            };
-            let peer = Arc::new(Peer::Mesh(identity));
-            self.connection(stream, peer, expiry.map(remaining)).await;
+            let known =
+                leaf.map(|leaf| (Identity::of_certificate(leaf), crate::tls::not_after(leaf)));
+            match (known, strangers) {
+                (Some((Ok(identity), expiry)), _) => {
+                    let peer = Arc::new(Peer::Mesh(identity));
+                    self.connection(stream, peer, expiry.map(remaining)).await;
+                }
+                (None, Strangers::Anonymous) => {
+                    let Ok(_room) = self.stranger_room.try_acquire() else {
+                        tracing::debug!(%from, "caller without a certificate refused: too many");
+                        return;
+                    };
+                    let peer = Arc::new(Peer::Anonymous);
+                    self.connection(stream, peer, Some(STRANGER_LIFE)).await;
+                }
+                // The handshake has checked both; a server that is unsure says no.
+                (Some((Err(_), _)), _) | (None, Strangers::Refused) => {}
+            }
         }
     }
 
@@ -360,11 +415,11 @@ fn remaining(until: SystemTime) -> Duration {
 /// Who called, as a certificate says.
 ///
 /// # Errors
-/// A status with reason IDENTITY_MISMATCH for a caller without a certificate (local root).
+/// A status with reason IDENTITY_MISMATCH for a caller without a certificate (local root, or anonymous).
 pub fn peer<T>(request: &Request<T>) -> Result<&Identity, Status> {
     match caller(request)? {
         Peer::Mesh(identity) => Ok(identity),
-        Peer::LocalRoot => Err(Refusal::new(
+        Peer::LocalRoot | Peer::Anonymous => Err(Refusal::new(
             tonic::Code::PermissionDenied,
             IDENTITY_MISMATCH,
             "the call needs a certificate",
@@ -373,7 +428,7 @@ pub fn peer<T>(request: &Request<T>) -> Result<&Identity, Status> {
     }
 }
 
-/// Who called: a certificate's identity, or this machine's root.
+/// Who called: a certificate's identity, this machine's root, or somebody unknown.
 ///
 /// # Errors
 /// UNAUTHENTICATED for a request that did not come through a server of this module.

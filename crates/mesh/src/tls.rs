@@ -4,6 +4,7 @@
 //! moment; clients check the server's chain and what its identity is, not its name: addresses
 //! change, identities do not. Nothing is resumed, so every connection checks certificates anew.
 
+pub mod lifetime;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -14,15 +15,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -157,6 +158,7 @@ struct Current {
     roots: Arc<RootCertStore>,
     certified: Arc<SingleCertAndKey>,
     server: Arc<ServerConfig>,
+    server_for_strangers: Arc<ServerConfig>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -306,24 +308,75 @@ impl TlsMaterial {
         Arc::clone(&self.shared.current.load().server)
     }
 
+    /// The same for a server that also lets in who shows no certificate. One that is shown must be
+    /// good.
+    pub fn server_config_for_strangers(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.shared.current.load().server_for_strangers)
+    }
+
     /// What a connector needs right now, to talk to whoever `expect` says.
     ///
     /// # Errors
     /// [`rustls::Error`] if the bundle makes no verifier for a host name.
     pub fn client_config(&self, expect: &Expect) -> Result<Arc<ClientConfig>, rustls::Error> {
         let current = self.shared.current.load();
-        let verifier =
-            ServerIdentity::verifier(Arc::clone(&current.roots), provider(), expect.clone())?;
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(Arc::<SingleCertAndKey>::clone(&current.certified));
-        config.alpn_protocols = vec![H2.to_vec()];
-        config.resumption = Resumption::disabled();
-        config.enable_sni = expect.has_name();
-        Ok(Arc::new(config))
+        let config = client_builder(&current.roots, expect)?.with_client_cert_resolver(Arc::<
+            SingleCertAndKey,
+        >::clone(
+            &current.certified,
+        ));
+        Ok(finished(config, expect))
     }
+}
+
+/// The trust of somebody who has no certificate yet: a bundle, read again for each connection, since who keeps it
+/// replaces it.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    bundle: PathBuf,
+}
+
+impl Trust {
+    /// Trusts the CA certificates in the file, PEM.
+    pub fn new(bundle: impl Into<PathBuf>) -> Self {
+        Self {
+            bundle: bundle.into(),
+        }
+    }
+
+    /// What a connector needs right now, to talk without a certificate to whoever `expect` says.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the file can not be read or holds no certificate.
+    pub fn client_config(&self, expect: &Expect) -> Result<Arc<ClientConfig>, TlsError> {
+        let pem = std::fs::read(&self.bundle).map_err(|source| TlsError::Unreadable {
+            path: self.bundle.clone(),
+            source,
+        })?;
+        let config = client_builder(&roots(&self.bundle, &pem)?, expect)
+            .map_err(|error| malformed(&self.bundle, "CA", &error))?
+            .with_no_client_auth();
+        Ok(finished(config, expect))
+    }
+}
+
+fn client_builder(
+    roots: &Arc<RootCertStore>,
+    expect: &Expect,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let verifier = ServerIdentity::verifier(Arc::clone(roots), provider(), expect.clone())?;
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
+}
+
+fn finished(mut config: ClientConfig, expect: &Expect) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![H2.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = expect.has_name();
+    Arc::new(config)
 }
 
 fn read(config: &TlsConfig) -> Result<Files, TlsError> {
@@ -352,11 +405,12 @@ impl Current {
             ));
         };
         let not_after = validity(&config.cert, leaf)?;
-        let client_verifier = ClientIdentity::verifier(
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
-                .build()
-                .map_err(|error| malformed(&config.ca, "CA", &error))?,
-        );
+        let builder =
+            || WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider());
+        let bad_ca = |error: VerifierBuilderError| malformed(&config.ca, "CA", &error);
+        let client_verifier = ClientIdentity::verifier(builder().build().map_err(bad_ca)?);
+        let lenient =
+            ClientIdentity::verifier(builder().allow_unauthenticated().build().map_err(bad_ca)?);
         check_chain(config, &*client_verifier, &roots, &chain)?;
         let identity = Identity::of_certificate(leaf).map_err(|source| TlsError::NoIdentity {
             path: config.cert.clone(),
@@ -367,23 +421,35 @@ impl Current {
         let certified = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|error| key_error(config, &error))?;
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        let mut server = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|error| unfit(&config.cert, &error))?
-            .with_client_cert_verifier(client_verifier)
-            .with_cert_resolver(Arc::<SingleCertAndKey>::clone(&certified));
-        server.alpn_protocols = vec![H2.to_vec()];
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        let server = |verifier| {
+            let server = server(verifier, &certified);
+            server.map_err(|error| unfit(&config.cert, &error))
+        };
+        let (server, server_for_strangers) = (server(client_verifier)?, server(lenient)?);
         Ok(Self {
             files,
             identity,
             not_after,
             roots,
             certified,
-            server: Arc::new(server),
+            server,
+            server_for_strangers,
         })
     }
+}
+
+fn server(
+    verifier: Arc<dyn ClientCertVerifier>,
+    certified: &Arc<SingleCertAndKey>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut server = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::<SingleCertAndKey>::clone(certified));
+    server.alpn_protocols = vec![H2.to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok(Arc::new(server))
 }
 
 fn roots(path: &Path, pem: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {

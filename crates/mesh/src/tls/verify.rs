@@ -98,6 +98,10 @@ impl ClientIdentity {
 }
 
 impl ClientCertVerifier for ClientIdentity {
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }

@@ -2,10 +2,12 @@
 
 use mesh::authz::TABLE;
 use mesh::ca::{Issued, Leaf};
-use mesh::client::{Outcome, outcome};
+use mesh::client::{self, Channel, Outcome, outcome};
 use mesh::identity::{CallerKind, Identity, IdentityKind};
 use mesh::server::Params;
 use mesh::status;
+use mesh::tls::Trust;
+use mesh::tls::verify::Expect;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use rustls::pki_types::ServerName;
@@ -13,7 +15,7 @@ use rustls::version::TLS13;
 use tonic::Code;
 
 use crate::handshake::careless_client;
-use crate::site::{DAY, PATIENCE, Running, Site, call, start};
+use crate::site::{DAY, PATIENCE, Running, Site, call, start, start_open};
 
 fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(proto::DESCRIPTOR_SET).unwrap();
@@ -130,6 +132,69 @@ async fn every_rpc_is_refused_without_a_certificate() {
             .contains("rpc_server_calls_total{"),
         "a call came through"
     );
+    running.tasks.drain().stop();
+}
+
+/// The one method that needs no certificate.
+const ISSUE: &str = "/terway.control.v1.Certificates/Issue";
+
+#[tokio::test]
+async fn open_server_lets_a_caller_without_certificate_ask_for_one_and_do_nothing_else() {
+    let site = Site::new();
+    let material = site.material(&Identity::controller("c1"));
+    let running = start_open(material, TABLE).await;
+    let trust = Trust::new(site.dir.path().join("ca.crt"));
+    std::fs::write(site.dir.path().join("ca.crt"), site.authority.certificate()).unwrap();
+    let expect = Expect::Kind(IdentityKind::Controller);
+    let params = client::Params::default();
+    let target = running.address.to_string();
+    let ours = Channel::anonymous(&target, trust, expect, &params).unwrap();
+
+    for method in methods() {
+        let raw = raw_call(&running, None, &method).await;
+        let answer = call(&ours, &method).await;
+        if method == ISSUE {
+            assert_eq!(raw, None, "{method}");
+            answer.unwrap();
+        } else {
+            let raw = raw.unwrap_or_else(|| panic!("anybody got into {method}"));
+            // PERMISSION_DENIED
+            assert!(raw.contains("\"grpc-status\": \"7\""), "{method}: {raw}");
+            let refused = answer.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{method}");
+        }
+    }
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn open_server_still_refuses_a_bad_certificate_and_knows_a_good_one() {
+    let site = Site::new();
+    let material = site.material(&Identity::controller("c1"));
+    let running = start_open(material, TABLE).await;
+    let node = Leaf::new(&Identity::node("c1", "i-1"), DAY);
+    let (good, foreign) = (site.issue(&node), Site::new().issue(&node));
+
+    let report = "/terway.control.v1.NodeReports/ReportNode";
+    assert_eq!(raw_call(&running, Some(&good), report).await, None);
+    assert!(raw_call(&running, Some(&foreign), ISSUE).await.is_some());
+    running.tasks.drain().stop();
+}
+
+#[tokio::test]
+async fn caller_that_trusts_another_authority_does_not_speak_to_the_open_server() {
+    let site = Site::new();
+    let running = start_open(site.material(&Identity::controller("c1")), TABLE).await;
+    let bundle = site.dir.path().join("other.crt");
+    std::fs::write(&bundle, Site::new().authority.certificate()).unwrap();
+    let expect = Expect::Kind(IdentityKind::Controller);
+    let params = client::Params::default();
+    let target = running.address.to_string();
+    let channel = Channel::anonymous(&target, Trust::new(bundle), expect, &params).unwrap();
+
+    let refused = call(&channel, ISSUE).await.unwrap_err();
+
+    assert_eq!(outcome(&refused), Outcome::NotSent, "{refused}");
     running.tasks.drain().stop();
 }
 

@@ -104,7 +104,17 @@ pub(crate) struct Running {
 
 pub(crate) async fn start(material: TlsMaterial, table: Table, params: server::Params) -> Running {
     let any = "127.0.0.1:0".parse().unwrap();
-    let bound = Bound::tcp(any, material, params).await.unwrap();
+    serve(Bound::tcp(any, material, params).await.unwrap(), table)
+}
+
+/// A server that also lets in who has no certificate.
+pub(crate) async fn start_open(material: TlsMaterial, table: Table) -> Running {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let bound = Bound::tcp(any, material, server::Params::default()).await;
+    serve(bound.unwrap().with_strangers(), table)
+}
+
+fn serve(bound: Bound, table: Table) -> Running {
     let Address::Tcp(address) = *bound.address() else {
         panic!("not TCP")
     };
