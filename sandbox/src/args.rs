@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::k8s::args::K8sArgs;
 use crate::options::{Latency, PolicyFeed, Store};
 
 /// A cluster on one machine.
@@ -20,6 +21,8 @@ pub struct Args {
 pub enum Command {
     /// Starts a cluster, makes pods, proves that they reach each other, and stays until Ctrl-C.
     Up(UpArgs),
+    /// A real Kubernetes on this machine.
+    K8s(K8sArgs),
 }
 
 /// Arguments of `up`.

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod controls;
 pub mod doors;
 pub mod echo;
+pub mod k8s;
 pub mod kernel;
 pub mod kubelet;
 pub mod layout;

@@ -112,8 +112,20 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .map_err(fail)?;
+        Self::of_child(spec, child)
+    }
+
+    /// Takes over a child that was started by other means; `spec` says what it is.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn of_child(spec: Spec, child: Child) -> Result<Self, ProcessError> {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid.ok_or_else(|| fail(io::Error::other("it has no process id")))?;
+        let pid = pid.ok_or_else(|| ProcessError::Start {
+            name: spec.name.clone(),
+            program: spec.program.clone(),
+            source: io::Error::other("it has no process id"),
+        })?;
         let (publish, exit) = watch::channel(None);
         let mut watcher = tokio::task::JoinSet::new();
         watcher.spawn(watch_exit(spec.name.clone(), child, publish));

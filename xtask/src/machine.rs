@@ -19,13 +19,28 @@ const NEEDED: &[(&str, &str)] = &[
     ("make", "make"),
 ];
 
+/// What nodes of a real Kubernetes need besides.
+const NEEDED_BY_NODES: &[(&str, &str)] = &[("containerd", "containerd"), ("runc", "runc")];
+
 /// Installs what is missing.
 ///
 /// # Errors
 /// When not root, or when the package manager fails.
 pub(crate) fn prepare() -> Result<()> {
+    install(NEEDED)
+}
+
+/// Installs what nodes of a real Kubernetes need besides.
+///
+/// # Errors
+/// As for [`prepare`].
+pub(crate) fn prepare_kubernetes() -> Result<()> {
+    install(NEEDED_BY_NODES)
+}
+
+fn install(needed: &[(&str, &str)]) -> Result<()> {
     require_root()?;
-    let mut packages: Vec<&str> = NEEDED
+    let mut packages: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| !has(program))
         .map(|(_, package)| *package)
@@ -46,7 +61,7 @@ pub(crate) fn prepare() -> Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&packages))?;
-    for (program, package) in NEEDED {
+    for (program, package) in needed {
         if !has(program) {
             bail!("{package} was installed and {program} is still missing");
         }
