@@ -337,6 +337,7 @@ impl Session {
             facts: Arc::clone(&self.facts),
             session: self.id,
             pods: target.pods.min(most),
+            wholes: target.whole_enis.min(self.facts.quota.secondary_enis()),
             urgent: target.urgent,
             bound,
             traceparent: traceparent_of(span).unwrap_or_default(),

@@ -73,6 +73,9 @@ pub enum Violation {
     /// I10: two ENIs have the same place on an instance.
     #[error("I10: two enis have place {} of {}", .0.index, .0.instance)]
     Place(EniPlace),
+    /// An ENI that is one pod's alone has more addresses than one pod.
+    #[error("eni {0} is one pod's alone, and has more than one address of a family")]
+    Whole(EniKey),
     /// An address that the cloud keeps is in use, or one that it does not keep is set aside.
     #[error("slot {0:?} is reserved and used, or not reserved and set aside")]
     Reserved(Slot),
@@ -102,6 +105,14 @@ pub fn violations(shard: &Shard) -> Vec<Violation> {
         };
         if places.insert(place.clone(), key).is_some() {
             found.push(Violation::Place(place));
+        }
+    }
+    for key in shard.whole_enis() {
+        let fits = shard.eni(key).is_some_and(|eni| {
+            eni.slots.count(Family::V4) == 1 && eni.slots.count(Family::V6) <= 1
+        });
+        if !fits {
+            found.push(Violation::Whole(key));
         }
     }
     for (seq, op) in shard.open_ops() {

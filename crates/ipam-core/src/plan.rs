@@ -4,6 +4,8 @@
 //! pure, and planning again after everything settled gives nothing (a fixed point). Growing goes from cheap
 //! to dear: grant what is on an ENI already, fill attached ENIs, create full ones. Shrinking gives back
 //! whole idle ENIs first. What a sandbox uses is never asked back; the node would refuse it anyway.
+//!
+//! ENIs that pods have for themselves are planned apart from the others: [`whole`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ use crate::shard::Shard;
 use crate::shard::eni::Eni;
 use crate::slot::{Slot, SlotSet, SlotState};
 
+mod whole;
+
 /// What is known of a node when its plan is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeView {
@@ -31,6 +35,8 @@ pub struct NodeView {
     pub stack: Stack,
     /// Pods it wants to be able to serve from this shard: a total.
     pub want: u32,
+    /// ENIs from this shard that pods have, or are about to have, for themselves: a total.
+    pub wholes: u32,
     /// Addresses that sandboxes use, by ENI.
     pub bound: BTreeMap<EniId, BTreeSet<IpAddr>>,
     /// Places for ENIs on the instance that no shard has taken. Places past the quota are ignored.
@@ -89,6 +95,7 @@ pub enum Shortage {
 pub fn plan_node(shard: &Shard, node: &NodeView, policy: &PlanPolicy, now: Tick) -> Plan {
     let mut planner = Planner::new(shard, node, policy, now);
     planner.retire();
+    planner.wholes();
     let capacity = planner.capacity();
     if node.want > capacity {
         planner.grow(node.want.saturating_sub(capacity));
@@ -124,6 +131,8 @@ struct Planner<'a> {
     loads: BTreeMap<EniKey, Load>,
     /// Free slots that this plan took already.
     taken: SlotSet,
+    /// Places on the instance that this plan took already.
+    places: BTreeSet<u32>,
     plan: Plan,
 }
 
@@ -140,6 +149,7 @@ impl<'a> Planner<'a> {
             now,
             loads,
             taken: SlotSet::new(),
+            places: BTreeSet::new(),
             plan: Plan::default(),
         }
     }
@@ -169,10 +179,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// ENIs that serve the node or soon will.
+    /// Shared ENIs that serve the node or soon will.
     fn live(&self) -> Vec<(EniKey, &'a Eni, Load)> {
+        self.serving(false)
+    }
+
+    /// ENIs that serve the node or soon will: those that are one pod's alone, or the others.
+    fn serving(&self, whole: bool) -> Vec<(EniKey, &'a Eni, Load)> {
         self.shard
             .enis_of(&self.node.instance)
+            .filter(|(key, _)| self.shard.is_whole(*key) == whole)
             .filter(|(_, eni)| !eni.lost && eni.state <= EniState::Attached)
             .filter_map(|(key, eni)| Some((key, eni, self.loads.get(&key)?.clone())))
             .collect()
@@ -378,7 +394,8 @@ impl<'a> Planner<'a> {
             .shard
             .enis_of(&self.node.instance)
             .filter(|(_, eni)| eni.state < EniState::Attached)
-            .count();
+            .count()
+            .saturating_add(self.places.len());
         self.policy
             .max_bring_ups
             .saturating_sub(u32::try_from(on_the_way).unwrap_or(u32::MAX))
@@ -405,7 +422,8 @@ impl<'a> Planner<'a> {
             .free_places
             .iter()
             .copied()
-            .filter(|place| *place < self.node.quota.secondary_enis() && !own.contains(place))
+            .filter(|place| *place < self.node.quota.secondary_enis())
+            .filter(|place| !own.contains(place) && !self.places.contains(place))
             .collect()
     }
 

@@ -13,9 +13,15 @@ use types::time::Tick;
 use crate::eni::EniKey;
 use crate::slot::SlotSet;
 
-/// First byte of each encoded record. A reader accepts this version alone; a change that older readers
-/// can not read raises it.
+/// First byte of an encoded record that every version reads.
 pub const FORMAT: u8 = 1;
+
+/// First byte of a record that was not there in the first version. Such records are written when they are
+/// needed alone, so that a log without them is still read by an older one, which refuses the others by this number.
+///
+/// A reader accepts these two numbers, each with its own records; a change that older readers can not read takes the
+/// next.
+pub const FORMAT_WHOLE: u8 = 2;
 
 /// Longest encoded record that is accepted, in bytes.
 ///
@@ -170,6 +176,25 @@ pub enum Record {
         /// The hybrid time.
         at: Tick,
     },
+    /// As `EniIntent`, for an ENI that one pod gets for itself: it never serves pods that share.
+    WholeEniIntent {
+        /// For whom.
+        instance: InstanceId,
+        /// Which of the instance's ENI places it takes.
+        quota_index: u32,
+        /// IPv4 slot of the primary address; among `slots`.
+        primary: u32,
+        /// All slots it shall have: one of each family.
+        slots: SlotSet,
+        /// Kept, because a repeat of the create call must ask for the same.
+        security_groups: Vec<SecurityGroupId>,
+    },
+    /// It is proved that the node uses nothing on the ENI any more: its Node object is gone, and the cloud has the
+    /// ENI attached to nothing.
+    EniDetached {
+        /// Which.
+        eni: EniKey,
+    },
 }
 
 /// Addresses that the cloud says are somebody else's.
@@ -208,7 +233,7 @@ impl Record {
     /// # Errors
     /// [`EncodeError`] when it is too long.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
-        let bytes = postcard::to_extend(self, vec![FORMAT]).map_err(|_| EncodeError)?;
+        let bytes = postcard::to_extend(self, vec![self.format()]).map_err(|_| EncodeError)?;
         if bytes.len() > MAX_RECORD_LEN {
             return Err(EncodeError);
         }
@@ -224,12 +249,37 @@ impl Record {
             return Err(DecodeError::Length(bytes.len()));
         }
         let (format, body) = bytes.split_first().ok_or(DecodeError::Length(0))?;
-        if *format != FORMAT {
+        if !matches!(*format, FORMAT | FORMAT_WHOLE) {
             return Err(DecodeError::Format(*format));
         }
-        match postcard::take_from_bytes(body) {
-            Ok((record, [])) => Ok(record),
+        match postcard::take_from_bytes::<Self>(body) {
+            Ok((record, [])) if record.format() == *format => Ok(record),
             Ok(_) | Err(_) => Err(DecodeError::Malformed),
+        }
+    }
+
+    /// The number that it is written under: that of the oldest version that knows it.
+    fn format(&self) -> u8 {
+        match self {
+            Self::WholeEniIntent { .. } | Self::EniDetached { .. } => FORMAT_WHOLE,
+            Self::EniIntent { .. }
+            | Self::EniCreated { .. }
+            | Self::EniAttached { .. }
+            | Self::AssignIntent { .. }
+            | Self::Assigned { .. }
+            | Self::Aborted { .. }
+            | Self::Held { .. }
+            | Self::Revoke { .. }
+            | Self::RevokeAcked { .. }
+            | Self::NodeGone { .. }
+            | Self::UnassignIntent { .. }
+            | Self::Unassigned { .. }
+            | Self::DetachIntent { .. }
+            | Self::DeleteIntent { .. }
+            | Self::EniGone { .. }
+            | Self::EniLost { .. }
+            | Self::Foreign { .. }
+            | Self::Tick { .. } => FORMAT,
         }
     }
 
@@ -254,6 +304,8 @@ impl Record {
             Self::EniLost { .. } => "eni-lost",
             Self::Foreign { .. } => "foreign",
             Self::Tick { .. } => "tick",
+            Self::WholeEniIntent { .. } => "whole-eni-intent",
+            Self::EniDetached { .. } => "eni-detached",
         }
     }
 
@@ -261,6 +313,7 @@ impl Record {
     pub fn is_intent(&self) -> bool {
         match self {
             Self::EniIntent { .. }
+            | Self::WholeEniIntent { .. }
             | Self::AssignIntent { .. }
             | Self::UnassignIntent { .. }
             | Self::DetachIntent { .. }
@@ -276,6 +329,7 @@ impl Record {
             | Self::Unassigned { .. }
             | Self::EniGone { .. }
             | Self::EniLost { .. }
+            | Self::EniDetached { .. }
             | Self::Foreign { .. }
             | Self::Tick { .. } => false,
         }
@@ -401,6 +455,14 @@ mod tests {
                 ttl_ms: 3_600_000,
             },
             Record::Tick { at },
+            Record::WholeEniIntent {
+                instance: "i-bp1a".parse().unwrap(),
+                quota_index: 2,
+                primary: 7,
+                slots: dual(7..17),
+                security_groups: vec!["sg-bp1a".parse().unwrap()],
+            },
+            Record::EniDetached { eni: Seq(300) },
         ]
     }
 
@@ -449,6 +511,20 @@ mod tests {
 
         assert_eq!(Record::decode(&bytes), Err(DecodeError::Format(9)));
         assert_eq!(Record::decode(&[]), Err(DecodeError::Length(0)));
+    }
+
+    #[test]
+    fn record_under_the_number_of_another_version_is_refused() {
+        for record in samples() {
+            let mut bytes = record.encode().unwrap();
+            bytes[0] = if bytes[0] == FORMAT {
+                FORMAT_WHOLE
+            } else {
+                FORMAT
+            };
+
+            assert_eq!(Record::decode(&bytes), Err(DecodeError::Malformed));
+        }
     }
 
     #[test]

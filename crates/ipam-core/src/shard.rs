@@ -29,6 +29,9 @@ pub mod snapshot;
 pub struct Shard {
     spec: ShardSpec,
     state: State,
+    /// ENIs that serve one pod each. Beside the rest of the state, since a snapshot without any is written as before
+    /// there were such.
+    wholes: BTreeSet<EniKey>,
 }
 
 /// What a snapshot holds: everything but the spec.
@@ -123,7 +126,11 @@ impl Shard {
             cursor_v4: 0,
             cursor_v6: 0,
         };
-        Self { spec, state }
+        Self {
+            spec,
+            state,
+            wholes: BTreeSet::new(),
+        }
     }
 
     /// What the shard is made of.
@@ -221,6 +228,16 @@ impl Shard {
     ) -> impl DoubleEndedIterator<Item = (EniKey, &'a Eni)> {
         self.enis()
             .filter(move |(_, eni)| eni.instance == *instance)
+    }
+
+    /// Whether an ENI is one pod's alone.
+    pub fn is_whole(&self, key: EniKey) -> bool {
+        self.wholes.contains(&key)
+    }
+
+    /// Keys of all ENIs that are one pod's alone.
+    pub fn whole_enis(&self) -> impl Iterator<Item = EniKey> + '_ {
+        self.wholes.iter().copied()
     }
 
     /// The ENI with this id of the cloud.
@@ -344,6 +361,11 @@ impl Shard {
                 instance,
                 quota_index,
                 ..
+            }
+            | Record::WholeEniIntent {
+                instance,
+                quota_index,
+                ..
             } => Some(PlaceChange::Take(EniPlace {
                 instance: instance.clone(),
                 index: *quota_index,
@@ -376,6 +398,7 @@ impl Shard {
             | Record::DetachIntent { .. }
             | Record::DeleteIntent { .. }
             | Record::EniLost { .. }
+            | Record::EniDetached { .. }
             | Record::Foreign { .. }
             | Record::Tick { .. } => None,
         }

@@ -22,12 +22,19 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// A container asks for [`crate::names::WHOLE_ENI`]: the pod gets an ENI of its own.
+    pub whole_eni: bool,
 }
 
 impl Pod {
     /// Whether the pod has, or will have, an address of ours.
     pub fn needs_address(&self) -> bool {
         !self.host_network && !self.finished
+    }
+
+    /// Whether the pod has, or will have, an ENI of its own.
+    pub fn needs_whole_eni(&self) -> bool {
+        self.whole_eni && self.needs_address()
     }
 }
 
@@ -74,6 +81,33 @@ struct RawMeta {
 struct RawSpec {
     node_name: Option<String>,
     host_network: Option<bool>,
+    containers: Option<Vec<RawContainer>>,
+    init_containers: Option<Vec<RawContainer>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawContainer {
+    resources: Option<RawResources>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawResources {
+    limits: Option<BTreeMap<String, serde_json::Value>>,
+    requests: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+impl RawResources {
+    /// Whether any of the resource is asked for. Quantities are text or numbers; extended ones are whole numbers.
+    fn asks_for(&self, resource: &str) -> bool {
+        let asked = |all: &Option<BTreeMap<String, serde_json::Value>>| {
+            let quantity = all.as_ref().and_then(|all| all.get(resource));
+            quantity.is_some_and(|quantity| match quantity.as_str() {
+                Some(text) => !matches!(text, "" | "0"),
+                None => quantity.as_u64().is_some_and(|count| count > 0),
+            })
+        };
+        asked(&self.limits) || asked(&self.requests)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -98,6 +132,12 @@ pub fn pod(document: serde_json::Value) -> Result<Pod, ManifestError> {
             field: "metadata.name",
         })?;
     let namespace = raw.metadata.namespace.unwrap_or_else(|| "default".into());
+    let whole_eni = [&raw.spec.containers, &raw.spec.init_containers]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|container| container.resources.as_ref())
+        .any(|resources| resources.asks_for(crate::names::WHOLE_ENI));
     Ok(Pod {
         key: PodKey::new(namespace, name),
         uid: raw.metadata.uid.unwrap_or_default(),
@@ -106,6 +146,7 @@ pub fn pod(document: serde_json::Value) -> Result<Pod, ManifestError> {
         finished: matches!(raw.status.phase.as_deref(), Some("Succeeded" | "Failed")),
         annotations: raw.metadata.annotations.unwrap_or_default(),
         labels: raw.metadata.labels.unwrap_or_default(),
+        whole_eni,
     })
 }
 
@@ -137,6 +178,37 @@ mod tests {
         .unwrap();
 
         assert!(!pod.needs_address());
+    }
+
+    #[test]
+    fn pod_with_an_eni_among_its_limits_needs_one_of_its_own() {
+        let wants = |containers: serde_json::Value| {
+            let document = json!({"metadata": {"name": "a"}, "spec": containers});
+            pod(document).unwrap().needs_whole_eni()
+        };
+        let limits = |quantity: serde_json::Value| json!({"limits": {"aliyun/eni": quantity}});
+
+        assert!(wants(
+            json!({"containers": [{"name": "c"}, {"resources": limits(json!(1))}]})
+        ));
+        assert!(wants(
+            json!({"containers": [{"resources": limits(json!("1"))}]})
+        ));
+        assert!(wants(
+            json!({"initContainers": [{"resources": {"requests": {"aliyun/eni": "1"}}}]})
+        ));
+        assert!(!wants(
+            json!({"containers": [{"resources": limits(json!("0"))}]})
+        ));
+        assert!(!wants(
+            json!({"containers": [{"resources": {"limits": {"cpu": "1"}}}]})
+        ));
+        assert!(!wants(
+            json!({"containers": [{"resources": {}}], "initContainers": null})
+        ));
+        assert!(!wants(
+            json!({"hostNetwork": true, "containers": [{"resources": limits(json!(1))}]})
+        ));
     }
 
     #[test]

@@ -199,9 +199,12 @@ impl Owner {
             span,
         } = proposal;
         let records = decide(&batch.scratch, now);
-        let takes = records
-            .iter()
-            .any(|record| matches!(record, Record::EniIntent { .. }));
+        let takes = records.iter().any(|record| {
+            matches!(
+                record,
+                Record::EniIntent { .. } | Record::WholeEniIntent { .. }
+            )
+        });
         if takes && !batch.records.is_empty() {
             // Decided on the state after this batch, which is committed first and alone in between.
             let mut alone = Building::after(batch);
@@ -468,6 +471,8 @@ fn crash_after(record: &Record) {
         Record::RevokeAcked { .. } => mesh::crash_point!("ipam.revoked.after_commit"),
         Record::EniGone { .. } => mesh::crash_point!("ipam.gone.after_commit"),
         Record::EniIntent { .. }
+        | Record::WholeEniIntent { .. }
+        | Record::EniDetached { .. }
         | Record::EniCreated { .. }
         | Record::EniAttached { .. }
         | Record::AssignIntent { .. }

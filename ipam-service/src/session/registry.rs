@@ -73,6 +73,11 @@ impl Registry {
         })
     }
 
+    /// Whether a session of `instance` is open.
+    pub fn has(&self, instance: &InstanceId) -> bool {
+        self.lock().open.contains_key(instance)
+    }
+
     /// Sessions open now.
     pub fn len(&self) -> usize {
         self.lock().open.len()
@@ -118,6 +123,7 @@ mod tests {
         let older = registry.enter(&node).unwrap();
         let newer = registry.enter(&node).unwrap();
 
+        assert!(registry.has(&node) && !registry.has(&"i-b".parse().unwrap()));
         assert!(older.replaced.is_cancelled());
         assert!(!newer.replaced.is_cancelled());
         drop(older);

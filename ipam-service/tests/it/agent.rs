@@ -35,6 +35,8 @@ pub(crate) struct Agent {
     out: mpsc::Sender<wire::NodeMessage>,
     commands: Streaming<wire::NodeCommand>,
     sequence: u64,
+    /// ENIs for pods of their own, said with the next target.
+    pub(crate) wholes: u32,
 }
 
 pub(crate) fn hello(instance: &str) -> wire::Hello {
@@ -76,6 +78,7 @@ impl Agent {
             out,
             commands,
             sequence: 1,
+            wholes: 0,
         })
     }
 
@@ -166,6 +169,7 @@ impl Agent {
             pods,
             urgent: true,
             usage,
+            whole_enis: self.wholes,
         };
         self.say(traceparent, Message::Target(target)).await;
     }

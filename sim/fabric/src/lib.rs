@@ -11,5 +11,6 @@ pub mod error;
 pub mod filter;
 pub mod namespace;
 pub mod port;
+mod returns;
 pub mod shell;
 pub mod vpc;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,7 +15,7 @@ use types::cloud::{EniId, InstanceId};
 
 use crate::error::FabricError;
 use crate::namespace::{self, Namespace};
-use crate::{filter, port, shell};
+use crate::{filter, port, returns, shell};
 
 /// Address of the metadata service as instances see it.
 ///
@@ -120,6 +120,8 @@ impl Fabric {
             }),
         };
         fabric.set_up_router(config.source_check).await?;
+        let returns = returns::follow(fabric.downgrade(), fabric.inner.cancel.clone())?;
+        fabric.inner.tasks.spawn(returns);
         Ok(fabric)
     }
 
@@ -249,13 +251,35 @@ impl Fabric {
         Ok(state)
     }
 
+    /// A reference that does not keep the run alive.
+    pub(crate) fn downgrade(&self) -> FabricRef {
+        FabricRef(Arc::downgrade(&self.inner))
+    }
+
+    /// A plugged ENI has lost its link with the namespace that it was moved to. On a real machine the device goes back
+    /// to the instance then; here it is made anew.
+    pub(crate) async fn bring_back(&self, outer: &str) -> Result<(), FabricError> {
+        let mut state = self.state().await?;
+        let found = state.ports.values().find(|known| known.outer == outer);
+        let Some(port) = found.map(|known| known.port.clone()) else {
+            // Unplugged in good order.
+            return Ok(());
+        };
+        self.remove_port(&mut state, &port.eni).await?;
+        self.plug_in(&mut state, &port).await
+    }
+
     async fn plug_port(&self, port: &Port) -> Result<(), FabricError> {
         let mut state = self.state().await?;
+        self.plug_in(&mut state, port).await
+    }
+
+    async fn plug_in(&self, state: &mut State, port: &Port) -> Result<(), FabricError> {
         if let Some(known) = state.ports.get(&port.eni).cloned() {
             if known.port.instance == port.instance && known.port.mac == port.mac {
-                return self.apply_addresses(&mut state, port).await;
+                return self.apply_addresses(state, port).await;
             }
-            self.remove_port(&mut state, &port.eni).await?;
+            self.remove_port(state, &port.eni).await?;
         }
         let namespace = state.instance(&port.instance)?.namespace.clone();
         let number = state.next_port;
@@ -281,7 +305,7 @@ impl Fabric {
         };
         let lag = plugged.lag.clone();
         state.ports.insert(port.eni.clone(), plugged);
-        self.apply_addresses(&mut state, port).await?;
+        self.apply_addresses(state, port).await?;
         let ifname = guest_name(link);
         if port.primary {
             move_link(vpc, &inner, &namespace, &ifname).await?;
@@ -335,6 +359,16 @@ impl Fabric {
     }
 }
 
+/// See [`Fabric::downgrade`].
+#[derive(Debug, Clone)]
+pub(crate) struct FabricRef(Weak<Inner>);
+
+impl FabricRef {
+    pub(crate) fn upgrade(&self) -> Option<Fabric> {
+        self.0.upgrade().map(|inner| Fabric { inner })
+    }
+}
+
 impl State {
     fn instance(&mut self, instance: &InstanceId) -> Result<&mut Instance, FabricError> {
         self.instances
@@ -365,6 +399,7 @@ impl Instance {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.cancel.cancel();
         if let Err(error) = remove_all(&self.prefix) {
             tracing::warn!(%error, "namespaces of this run are left");
         }

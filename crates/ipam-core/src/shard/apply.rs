@@ -77,7 +77,9 @@ impl Shard {
             });
         }
         match record {
-            Record::EniIntent { .. } => self.eni_intent(seq, record),
+            Record::EniIntent { .. } | Record::WholeEniIntent { .. } => {
+                self.eni_intent(seq, record)
+            }
             Record::EniCreated { .. } => self.eni_created(seq, record),
             Record::EniAttached { eni, at } => self.eni_attached(seq, *eni, *at),
             Record::AssignIntent { eni, slots } => self.assign_intent(seq, *eni, slots),
@@ -118,22 +120,35 @@ impl Shard {
                 self.advance(*at);
                 Ok(())
             }
+            Record::EniDetached { eni } => self.eni_detached(*eni),
         }?;
         self.state.last = seq;
         Ok(())
     }
 
     fn eni_intent(&mut self, seq: Seq, record: &Record) -> Applied {
-        let Record::EniIntent {
+        let (Record::EniIntent {
             instance,
             quota_index,
             primary,
             slots,
             security_groups,
-        } = record
+        }
+        | Record::WholeEniIntent {
+            instance,
+            quota_index,
+            primary,
+            slots,
+            security_groups,
+        }) = record
         else {
             return Ok(());
         };
+        let whole = matches!(record, Record::WholeEniIntent { .. });
+        let one = slots.count(Family::V4) == 1 && slots.count(Family::V6) <= 1;
+        if whole && !one {
+            return Err(ApplyError::Slots("one pod has one address of a family"));
+        }
         if !slots.family(Family::V4).contains(primary) {
             return Err(ApplyError::Slots("the primary address is not among them"));
         }
@@ -164,6 +179,9 @@ impl Shard {
             },
         );
         self.state.ops.insert(seq, Op::BringUp { eni: seq });
+        if whole {
+            self.wholes.insert(seq);
+        }
         Ok(())
     }
 
@@ -267,6 +285,7 @@ impl Shard {
         }
         if unborn {
             self.state.enis.remove(&key);
+            self.wholes.remove(&key);
             self.state.ops.remove(&op);
             return Ok(());
         }
@@ -427,12 +446,24 @@ impl Shard {
         let at = self.pass_to(at);
         self.set_all(&slots, cooling(at, cooldown_ms));
         self.state.enis.remove(&key);
+        self.wholes.remove(&key);
         self.state.ops.retain(|_, op| op.eni() != key);
         Ok(())
     }
 
     fn eni_lost(&mut self, key: EniKey) -> Applied {
         self.eni_in(key, EniState::Attached)?;
+        self.eni_mut(key)?.lost = true;
+        Ok(())
+    }
+
+    fn eni_detached(&mut self, key: EniKey) -> Applied {
+        self.eni_in(key, EniState::Attached)?;
+        if self.op_on(key).is_some() {
+            return Err(ApplyError::EniBusy(key));
+        }
+        let granted = self.slots_where(key, |state| state.generation().is_some());
+        self.set_all(&granted, SlotState::Assigned { eni: key });
         self.eni_mut(key)?.lost = true;
         Ok(())
     }

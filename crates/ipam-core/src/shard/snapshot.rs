@@ -1,12 +1,19 @@
 //! A shard as bytes, and back.
 
+use std::collections::BTreeSet;
+
 use types::address::Family;
 
 use super::{Shard, State};
+use crate::eni::EniKey;
 use crate::spec::ShardSpec;
 
-/// First byte of a snapshot. A reader accepts this version alone.
+/// First byte of a snapshot that every version reads.
 const FORMAT: u8 = 1;
+
+/// First byte of a snapshot behind which the keys of ENIs stand that are one pod's alone. A shard without any is
+/// written under [`FORMAT`].
+const FORMAT_WHOLE: u8 = 2;
 
 /// Why bytes are not a snapshot of a shard. The shard must not be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +36,12 @@ impl Shard {
     /// Does not fail for a shard that was made by [`Shard::new`] and [`Shard::apply`].
     pub fn snapshot(&self) -> Result<Vec<u8>, RestoreError> {
         let spec = identity(&self.spec);
-        postcard::to_extend(&(spec, &self.state), vec![FORMAT]).map_err(|_| RestoreError::Malformed)
+        let bytes = if self.wholes.is_empty() {
+            postcard::to_extend(&(spec, &self.state), vec![FORMAT])
+        } else {
+            postcard::to_extend(&(spec, &self.state, &self.wholes), vec![FORMAT_WHOLE])
+        };
+        bytes.map_err(|_| RestoreError::Malformed)
     }
 
     /// Reads a snapshot of the shard with this spec; the records after [`Shard::last_seq`] are to be
@@ -39,12 +51,17 @@ impl Shard {
     /// [`RestoreError`] when the bytes are not a snapshot of this shard.
     pub fn restore(spec: ShardSpec, bytes: &[u8]) -> Result<Self, RestoreError> {
         let (format, body) = bytes.split_first().ok_or(RestoreError::Format)?;
-        if *format != FORMAT {
+        if !matches!(*format, FORMAT | FORMAT_WHOLE) {
             return Err(RestoreError::Format);
         }
         let ((of, state), rest): ((String, State), &[u8]) =
             postcard::take_from_bytes(body).map_err(|_| RestoreError::Malformed)?;
-        if !rest.is_empty() {
+        let (wholes, rest): (BTreeSet<EniKey>, &[u8]) = if *format == FORMAT_WHOLE {
+            postcard::take_from_bytes(rest).map_err(|_| RestoreError::Malformed)?
+        } else {
+            (BTreeSet::new(), rest)
+        };
+        if !rest.is_empty() || !wholes.iter().all(|key| state.enis.contains_key(key)) {
             return Err(RestoreError::Malformed);
         }
         let fits = |count: usize, family| u32::try_from(count) == Ok(spec.slot_count(family));
@@ -54,7 +71,11 @@ impl Shard {
         {
             return Err(RestoreError::OtherSpec);
         }
-        Ok(Self { spec, state })
+        Ok(Self {
+            spec,
+            state,
+            wholes,
+        })
     }
 }
 

@@ -73,6 +73,13 @@ impl Cloud {
         })
     }
 
+    /// Somebody takes an ENI off its instance.
+    pub(crate) fn detach_by_hand(&mut self, id: &EniId) {
+        if let Some(eni) = self.enis.get_mut(id) {
+            eni.instance = None;
+        }
+    }
+
     pub(crate) fn call(&mut self, step: &Step, fault: Fault) -> Outcome {
         let repeated = self.done.contains(&step.key);
         match fault {

@@ -12,6 +12,7 @@ use crate::world::{World, instance};
 #[derive(Debug, Clone)]
 enum Event {
     Want(usize, u32),
+    Wholes(usize, u32),
     Bind(usize, usize),
     Unbind(usize, usize),
     Plan(usize),
@@ -25,6 +26,7 @@ enum Event {
     Exhausted(bool),
     Gone(usize),
     Lost(usize),
+    Detached(usize),
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -44,6 +46,7 @@ fn event() -> impl Strategy<Value = Event> {
     let any_pick = 0_usize..1_000;
     prop_oneof![
         8 => (0_usize..3, 0_u32..30).prop_map(|(n, want)| Event::Want(n, want)),
+        4 => (0_usize..3, 0_u32..3).prop_map(|(n, wholes)| Event::Wholes(n, wholes)),
         8 => (0_usize..3, any_pick.clone()).prop_map(|(n, pick)| Event::Bind(n, pick)),
         6 => (0_usize..3, any_pick.clone()).prop_map(|(n, pick)| Event::Unbind(n, pick)),
         14 => (0_usize..3).prop_map(Event::Plan),
@@ -57,7 +60,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Reload),
         1 => any::<bool>().prop_map(Event::Exhausted),
         1 => (0_usize..3).prop_map(Event::Gone),
-        1 => any_pick.prop_map(Event::Lost),
+        1 => any_pick.clone().prop_map(Event::Lost),
+        1 => any_pick.prop_map(Event::Detached),
     ]
 }
 
@@ -66,6 +70,11 @@ fn happen(world: &mut World, event: &Event) {
         Event::Want(n, want) => {
             if let Some(node) = world.nodes.get_mut(&instance(n)) {
                 node.want = want;
+            }
+        }
+        Event::Wholes(n, wholes) => {
+            if let Some(node) = world.nodes.get_mut(&instance(n)) {
+                node.wholes = wholes;
             }
         }
         Event::Bind(n, pick) => {
@@ -94,7 +103,34 @@ fn happen(world: &mut World, event: &Event) {
         Event::Exhausted(exhausted) => world.exhausted = exhausted,
         Event::Gone(n) => world.remove_node(&instance(n)),
         Event::Lost(pick) => lose(world, pick),
+        Event::Detached(pick) => detach(world, pick),
     }
+}
+
+/// A node's object is gone, and the cloud has one of its ENIs attached to nothing.
+fn detach(world: &mut World, pick: usize) {
+    let idle: Vec<_> = world
+        .shard
+        .enis()
+        .filter(|(key, eni)| {
+            eni.state == ipam_core::eni::EniState::Attached
+                && !eni.lost
+                && world.shard.op_on(*key).is_none()
+        })
+        .map(|(key, eni)| (key, eni.id.clone().unwrap()))
+        .collect();
+    if idle.is_empty() {
+        return;
+    }
+    let (key, id) = idle[pick % idle.len()].clone();
+    world.cloud.detach_by_hand(&id);
+    world.silence(&id);
+    // Without its link the node can not use the addresses any more.
+    for node in world.nodes.values_mut() {
+        node.forget(&id);
+    }
+    world.commit(&Record::EniDetached { eni: key });
+    world.commit(&Record::DetachIntent { eni: key });
 }
 
 /// A reconciler finds that the cloud does not know an attached ENI.

@@ -9,4 +9,6 @@ mod node;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]
+mod wholes;
+#[cfg(test)]
 mod world;

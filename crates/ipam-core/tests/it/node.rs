@@ -28,6 +28,8 @@ pub(crate) struct Ack {
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     pub(crate) want: u32,
+    /// ENIs for pods of their own.
+    pub(crate) wholes: u32,
     /// What it may use: ENI and generation.
     pub(crate) usable: BTreeMap<IpAddr, (EniId, Generation)>,
     /// The highest generation it gave up.
@@ -114,6 +116,22 @@ impl Node {
         let bound: Vec<IpAddr> = self.bound.iter().copied().collect();
         if !bound.is_empty() {
             self.bound.remove(&bound[pick % bound.len()]);
+        }
+    }
+
+    /// The link of an ENI is gone, and so is every sandbox that used it. What was given up stays given up.
+    pub(crate) fn forget(&mut self, eni: &EniId) {
+        let gone: Vec<(IpAddr, Generation)> = self
+            .usable
+            .iter()
+            .filter(|(_, (of, _))| of == eni)
+            .map(|(ip, (_, generation))| (*ip, *generation))
+            .collect();
+        for (ip, generation) in gone {
+            self.usable.remove(&ip);
+            self.bound.remove(&ip);
+            let given_up = self.given_up.entry(ip).or_default();
+            *given_up = (*given_up).max(generation);
         }
     }
 }

@@ -152,6 +152,7 @@ impl World {
             quota: self.quota,
             stack: self.stack,
             want: node.map_or(0, |node| node.want),
+            wholes: node.map_or(0, |node| node.wholes),
             bound: node.map(Node::usage).unwrap_or_default(),
             free_places: (0..8).collect(),
             security_groups: vec!["sg-a".parse().unwrap()],
@@ -259,6 +260,14 @@ impl World {
         if let Some(record) = record {
             self.commit(&record);
         }
+    }
+
+    /// The sessions of whoever holds the ENI are over: nothing that was said about it arrives any more.
+    pub(crate) fn silence(&mut self, id: &EniId) {
+        self.to_nodes.retain(|(_, message)| match message {
+            Message::Grant { eni, .. } => eni != id,
+            Message::Revoke(request) => request.eni != *id,
+        });
     }
 
     /// A session starts: the node says what it holds and is told the rest.
@@ -429,6 +438,7 @@ impl World {
     pub(crate) fn check_no_leak(&mut self) {
         for node in self.nodes.values_mut() {
             node.want = 0;
+            node.wholes = 0;
             node.bound.clear();
         }
         self.settle();

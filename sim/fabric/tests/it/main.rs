@@ -5,6 +5,8 @@ mod metadata;
 #[cfg(test)]
 mod reachability;
 #[cfg(test)]
+mod returns;
+#[cfg(test)]
 mod spoofing;
 #[cfg(test)]
 mod world;
