@@ -1,4 +1,4 @@
-//! The one front door: `cargo xtask up | test | bench | chart | layers | checklist`.
+//! The one front door: `cargo xtask up | test | bench | chart | image | layers | checklist`.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod chart;
 mod checklist;
+mod image;
 mod layers;
 mod machine;
 mod step;
@@ -35,6 +36,8 @@ enum Command {
     Bench(bench::Args),
     /// Render the Helm chart for every set of values, and check what it says.
     Chart(chart::Args),
+    /// Make an image of every component, without an engine.
+    Image(image::Args),
     /// Check that imports point downwards only.
     Layers,
     /// Check that a test names every letter of the checklist of policy semantics.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Chart(args) => chart::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Layers => layers::run(),
         Command::Checklist => checklist::run(),
     };
