@@ -8,5 +8,6 @@
 mod agent;
 mod chain;
 mod inputs;
+mod installing;
 mod plugin;
 mod verbs;
