@@ -1,4 +1,14 @@
-//! `terwayctl ca`: a certificate authority in a folder, and certificates from it.
+//! `terwayctl ca`: a certificate authority in a folder and certificates from it, and certificates from the control
+//! plane.
+//!
+//! [`keep`] is the command that fetches and renews; [`ask`] is one question, [`proof`] the instance's word, [`folder`]
+//! the files, [`schedule`] the times.
+
+pub mod ask;
+pub mod folder;
+pub mod keep;
+pub mod proof;
+pub mod schedule;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,6 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Subcommand;
 use mesh::ca::{Authority, Leaf};
+use mesh::clock;
 use mesh::identity::Identity;
 
 /// Life of the root unless said otherwise, in days: ten years.
@@ -54,6 +65,14 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = LEAF_DAYS, value_parser = days())]
         days: u32,
     },
+    /// Fetches a certificate from the control plane, and renews it until it is ended
+    Keep(keep::Args),
+    /// Says whether there is a certificate that is valid now
+    Check {
+        /// Folder with ca.crt, tls.crt and tls.key
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 /// A day to a hundred years.
@@ -85,6 +104,17 @@ pub fn run(args: &Args, output: &mut dyn Write) -> anyhow::Result<()> {
             let issued = authority.issue(&leaf).context("issue a certificate")?;
             issued.write(out).context("write the certificate")?;
             writeln!(output, "{}: certificate for {identity}", out.display())?;
+        }
+        Verb::Keep(args) => keep::run(args)?,
+        Verb::Check { dir } => {
+            let (identity, end) = folder::check(dir)?;
+            let left = schedule::until(end, clock::wall());
+            writeln!(
+                output,
+                "{}: certificate for {identity}, valid for {} minutes",
+                dir.display(),
+                left.as_secs() / 60
+            )?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The tree of commands, and what their ends mean to a shell.
 //!
 //! A command is a module with an `Args` and a function that takes it; here it is one variant and
-//! one arm. Exit codes: 0 done, 1 failed, 64 not understood.
+//! one arm. Exit codes: 0 done, 1 failed, 64 not understood; `status` has one more.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mesh::run::usage;
 
-use crate::{audit, ca, policy};
+use crate::{audit, ca, policy, status};
 
 /// Looks after a Terway Mesh.
 #[derive(Debug, Parser)]
@@ -22,12 +22,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keeps a certificate authority for sandboxes and tests
+    /// Makes certificates: of an authority in a folder, or of the control plane
     Ca(ca::Args),
     /// Compares cloud, shard logs, agents and kernels
     Audit(audit::run::Args),
     /// Says why flows are allowed or denied
     Policy(policy::run::Args),
+    /// Says whether the installation is healthy, and what to do if not
+    Status(status::run::Args),
 }
 
 /// Does what the arguments say and prints what comes of it.
@@ -37,14 +39,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    let code = |good: bool| {
+        if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    };
+    let out = &mut std::io::stdout();
     let done = match cli.command {
-        Command::Ca(args) => ca::run(&args, &mut std::io::stdout()).map(|()| true),
-        Command::Audit(args) => audit::run::run(&args, &mut std::io::stdout()),
-        Command::Policy(args) => policy::run::run(&args, &mut std::io::stdout()),
+        Command::Ca(args) => ca::run(&args, out).map(|()| ExitCode::SUCCESS),
+        Command::Audit(args) => audit::run::run(&args, out).map(code),
+        Command::Policy(args) => policy::run::run(&args, out).map(code),
+        Command::Status(args) => status::run::run(&args, out),
     };
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             // Nobody reads a closed stream.
             drop(writeln!(std::io::stderr(), "terwayctl: {error:#}"));

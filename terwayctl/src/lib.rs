@@ -1,6 +1,7 @@
-//! The command line for people: certificates now; looking at a cluster stands beside it.
+//! The command line for people: certificates, and looking at a cluster.
 
 pub mod audit;
 pub mod ca;
 pub mod command;
 pub mod policy;
+pub mod status;
