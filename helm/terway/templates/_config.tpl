@@ -33,8 +33,10 @@ vpc_endpoint = {{ .Values.gateway.vpcEndpoint | toJson }}
 [credentials]
 {{- if eq .Values.credentials.source "secret" }}
 dir = "/var/alibaba-addon-secret"
+secret = {{ .Values.credentials.existingSecret | default "alibaba-addon-secret" | toJson }}
 {{- else if eq .Values.credentials.source "token" }}
 token_config = "/var/addon/token-config"
+secret = {{ .Values.credentials.tokenSecret | toJson }}
 {{- else if eq .Values.credentials.source "ram-role" }}
 ram_role = {{ .Values.credentials.ramRole | default "auto" | toJson }}
 {{- else if .Values.credentials.rrsa.roleArn }}
@@ -200,6 +202,7 @@ id = {{ .Values.cluster.id | toJson }}
 authority = {{ .Values.cluster.authority | default .Values.cluster.id | toJson }}
 registered = {{ .Values.cluster.registered }}
 namespace = {{ .Release.Namespace | toJson }}
+release = {{ .Release.Name | toJson }}
 phase = {{ printf "%s/%s-phase" .Release.Namespace $name | toJson }}
 
 [leader]
@@ -236,6 +239,7 @@ etcd = {{ printf "%s-etcd" $name | toJson }}
 
 [nodes]
 whole_enis = {{ .Values.controlplane.wholeENIs }}
+instances = {{ printf "%s-instances" $name | toJson }}
 {{- with .Values.controlplane.startupTaint }}
 startup_taint = {{ . | toJson }}
 {{- end }}

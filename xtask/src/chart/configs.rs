@@ -16,10 +16,6 @@ use crate::chart::configs::awaited::{AWAITED, Awaited};
 use crate::chart::configs::container::{Started, started};
 use crate::step::{cargo, root, run as run_step, say};
 
-/// Components whose configuration is decided and whose binary is still to come: their file is only read as TOML. Take
-/// a name out when its package is there.
-const TO_COME: &[&str] = &["controlplane"];
-
 /// The service that looks at more than its file, and who it wants to be.
 const GATEWAY: &str = "cloud-gateway";
 const IDENTITY: &str = "spiffe://terway.local/gateway/terway";
@@ -33,6 +29,7 @@ pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
         "-p=ipam-service",
         "-p=node-agent",
         "-p=policy-agent",
+        "-p=controlplane",
         "-p=cni",
         "-p=terwayctl",
     ]))?;
@@ -40,11 +37,7 @@ pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
         bin: &root.join("target/debug"),
         scratch: tempfile::tempdir().context("make a folder")?,
     };
-    let mut breaches: Vec<String> = TO_COME
-        .iter()
-        .filter(|name| root.join(name).exists())
-        .map(|name| format!("{name} is there: take it out of TO_COME"))
-        .collect();
+    let mut breaches = Vec::new();
     let (mut read, mut tried) = (BTreeSet::new(), BTreeSet::new());
     for set in sets {
         for started in started(set, &root)? {
@@ -67,6 +60,26 @@ pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
     Ok((read.len(), breaches))
 }
 
+/// What ack-pod-identity-webhook puts into the gateway's container.
+const WEBHOOK: [(&str, &str); 3] = [
+    ("ALIBABA_CLOUD_ROLE_ARN", "acs:ram::1234567890:role/terway"),
+    (
+        "ALIBABA_CLOUD_OIDC_PROVIDER_ARN",
+        "acs:ram::1234567890:oidc-provider/ack-rrsa",
+    ),
+    (
+        "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+        "/var/run/secrets/ack.alibabacloud.com/rrsa-tokens/token",
+    ),
+];
+
+/// Whether the file leaves role, provider and token to the webhook.
+fn is_for_the_webhook(table: &toml::Table) -> bool {
+    let oidc = table.get("credentials").and_then(|keys| keys.get("oidc"));
+    oidc.and_then(toml::Value::as_table)
+        .is_some_and(toml::Table::is_empty)
+}
+
 struct Reader<'a> {
     bin: &'a Path,
     scratch: tempfile::TempDir,
@@ -81,9 +94,6 @@ impl Reader<'_> {
             Ok(table) => table,
             Err(error) => return Ok(vec![format!("{service}: {error}")]),
         };
-        if TO_COME.contains(&service.as_str()) {
-            return Ok(Vec::new());
-        }
         let present: Vec<&Awaited> = AWAITED
             .iter()
             .filter(|awaited| {
@@ -119,8 +129,8 @@ impl Reader<'_> {
         Ok(breaches)
     }
 
-    /// The gateway looks at its certificate and into the folder of its keys at once: both are put there.
-    fn gateways_files(&self, table: &toml::Table, sets: &[String]) -> Result<Vec<String>> {
+    /// The gateway looks at its certificate at once: it is put there.
+    fn gateways_files(&self) -> Result<Vec<String>> {
         let tls = self.scratch.path().join("tls");
         if !tls.exists() {
             let authority = self.scratch.path().join("authority");
@@ -135,19 +145,11 @@ impl Reader<'_> {
             )?;
         }
         let file = |name: &str| tls.join(name).display().to_string();
-        let mut more = vec![
+        Ok(vec![
             format!("tls.ca={}", file("ca.crt")),
             format!("tls.cert={}", file("tls.crt")),
             format!("tls.key={}", file("tls.key")),
-        ];
-        let keys = table.get("credentials").and_then(|keys| keys.get("dir"));
-        if keys.is_some() || sets.iter().any(|set| set.starts_with("credentials.dir=")) {
-            for name in ["access-key-id", "access-key-secret"] {
-                std::fs::write(tls.join(name), "key").context(name)?;
-            }
-            more.push(format!("credentials.dir={}", tls.display()));
-        }
-        Ok(more)
+        ])
     }
 
     /// Runs the service on the file without some keys, with their stand-ins; gives its complaint, if it has one.
@@ -170,7 +172,11 @@ impl Reader<'_> {
             sets.push(format!("{key}={}", file.display()));
         }
         if started.service == GATEWAY {
-            sets.extend(self.gateways_files(&table, &sets)?);
+            sets.extend(self.gateways_files()?);
+            if is_for_the_webhook(&table) {
+                let given = WEBHOOK.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                variables.extend(given);
+            }
         }
         let file = self
             .scratch
