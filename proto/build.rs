@@ -18,5 +18,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false)
         .file_descriptor_set_path(out.join("descriptor.bin"))
         .compile_protos(&files, &["."])?;
+    if full {
+        // kubelet's API is no part of our own wire, and so not in its descriptor set.
+        tonic_prost_build::configure()
+            .build_transport(false)
+            .compile_protos(&["kubelet/deviceplugin/v1beta1.proto"], &["."])?;
+    }
     Ok(())
 }

@@ -5,6 +5,9 @@ mod convert;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use cluster::object::Phase;
+use mesh::causes;
+use mesh::status::Refusal;
 use proto::node::v1::cni_server::Cni;
 use proto::node::v1::inspect_server::Inspect;
 use proto::node::v1::{
@@ -12,13 +15,17 @@ use proto::node::v1::{
     DumpNodeResponse, GcRequest, GcResponse, StatusRequest, StatusResponse,
 };
 use proto::types::v1::Reason;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
 use types::cloud::InstanceId;
 
+use crate::announcer::Announcer;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::pods::Pods;
+use crate::pods::{PodError, Pods};
+use crate::standing::Situation;
 use crate::target::Targets;
 use crate::uplinks::Uplinks;
 
@@ -33,17 +40,62 @@ pub struct CniDoor {
     pub targets: Targets,
     /// Counts and durations.
     pub metrics: Arc<Metrics>,
+    /// Whether the node takes new pods.
+    pub phase: watch::Receiver<Phase>,
+    /// What pods are told through their objects.
+    pub announcer: Announcer,
+}
+
+/// What a pod is told on a node that leaves.
+const LEAVING: &str = "this node takes no new pods: the network plug-in is being uninstalled";
+
+impl CniDoor {
+    /// Refuses on a node that leaves.
+    fn serves(&self) -> Result<(), Status> {
+        if *self.phase.borrow() == Phase::Serve {
+            return Ok(());
+        }
+        let reason = Reason::NotReady.as_str_name();
+        Err(Refusal::new(Code::Unavailable, reason, LEAVING).into())
+    }
+
+    /// The error in words, and, where no address came, what ipam says about that.
+    fn words(&self, error: &PodError) -> String {
+        let mut words = vec![causes::text(error)];
+        if matches!(error, PodError::NoAddress { .. }) {
+            let faults = Situation::of_ipam(self.targets.ipam()).faults();
+            words.extend(faults.iter().map(ToString::to_string));
+        }
+        words.join("; ")
+    }
 }
 
 #[tonic::async_trait]
 impl Cni for CniDoor {
     async fn add(&self, request: Request<AddRequest>) -> Result<Response<AddResponse>, Status> {
         let add = convert::add_pod(request.into_inner())?;
+        let (pod, uid) = (add.pod.clone(), add.pod_uid.clone());
+        if let Err(refused) = self.serves() {
+            self.announcer.failed(&pod, &uid, LEAVING.to_owned());
+            return Err(refused);
+        }
         let span = tracing::info_span!("agent.add", k8s.pod.name = %add.pod);
+        let begun = Instant::now();
         let timer = self.metrics.add_started();
         let added = self.pods.add(add).instrument(span).await;
         timer.finish(added.is_ok());
-        let response = convert::add_response(&added.map_err(|e| convert::status(&e))?);
+        let added = match added {
+            Ok(added) => {
+                self.announcer.added(&added.binding, begun.elapsed());
+                added
+            }
+            Err(error) => {
+                let words = self.words(&error);
+                self.announcer.failed(&pod, &uid, words.clone());
+                return Err(convert::status_in(&error, words));
+            }
+        };
+        let response = convert::add_response(&added);
         mesh::crash_point!("agent.add.before_reply");
         Ok(Response::new(response))
     }
@@ -92,12 +144,13 @@ impl Cni for CniDoor {
         &self,
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
+        self.serves()?;
         let free = self.ledger.view().free();
         // With an address in hand the node serves, whoever else is down; without one it needs ipam.
         if free == 0 && !self.targets.connected() {
             let why = "no address is free and no ipam replica is reached";
             let reason = Reason::NotReady.as_str_name();
-            return Err(mesh::status::Refusal::new(Code::Unavailable, reason, why).into());
+            return Err(Refusal::new(Code::Unavailable, reason, why).into());
         }
         Ok(Response::new(StatusResponse {
             free_addresses: free,

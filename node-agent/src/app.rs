@@ -1,9 +1,13 @@
 //! The composition root: what the agent is made of, and in which order it comes to life.
 
+use std::net::IpAddr;
+mod control;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use cluster::health::Health;
 use datapath::desired::HostDesired;
 use datapath::kernel::Datapath;
 use mesh::run::{App, Context};
@@ -14,9 +18,12 @@ use proto::node::v1::inspect_server::InspectServer;
 use tokio::sync::watch;
 use types::address::Stack;
 
+use crate::announcer::Announcer;
 use crate::api::{CniDoor, InspectDoor};
+use crate::app::control::Control;
 use crate::config::Config;
 use crate::dial::Dial;
+use crate::gate::Gate;
 use crate::ledger::{self, Ledger};
 use crate::metadata::{self, Facts};
 use crate::metrics::Metrics;
@@ -64,6 +71,9 @@ pub const CRASH_POINTS: &[&str] = &[
 /// # Errors
 /// Whatever keeps the agent from starting, naming it.
 pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
+    if !datapath::host::set_root(&context.config.node.proc_sys) {
+        anyhow::bail!("node.proc_sys: settings of the kernel are reached another way already");
+    }
     let metrics = Arc::new(Metrics::register(&context.registry));
     let (sizes, warnings) = context.config.sizes()?;
     for warning in warnings {
@@ -74,7 +84,8 @@ pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
     let node = start_node(&context, &me, &ledger, &metrics).await?;
     let targets = start_ipam(&context, &me, &node, &ledger, sizes);
     watch_readiness(&context, &ledger, &targets, &metrics);
-    open_doors(context, me, node, ledger, targets, metrics)?;
+    let control = control::start(&context, &me, &node, &ledger, &targets, &metrics).await?;
+    open_doors(context, me, node, ledger, targets, control)?;
     Ok(App::new())
 }
 
@@ -90,6 +101,11 @@ struct Node {
     uplinks: Uplinks,
     pods: Pods,
     feed: cluster::pods::Pods,
+    gate: Gate,
+    /// How the feed fares; nothing for a folder.
+    source: Option<watch::Receiver<Health>>,
+    /// What the reconciler complains of.
+    complaint: watch::Receiver<Option<String>>,
 }
 
 async fn identify(context: &Context<Config>) -> anyhow::Result<Me> {
@@ -152,8 +168,9 @@ async fn start_node(
     let place = config.source()?;
     let opened = place.pods(&config.node.name).await;
     let (source, feed) = opened.context("where pods are known from")?;
-    if let Some(health) = source.health() {
-        watch_source(context, health);
+    let health = source.health();
+    if let Some(health) = &health {
+        watch_source(context, health.clone());
     }
     tasks.spawn("source", source.run(tasks.stopping()));
     let gate = config.gate();
@@ -165,8 +182,11 @@ async fn start_node(
         feed: feed.clone(),
         patience: config.patience(),
         boot_id: me.boot_id.clone(),
+        through_node: through_node(config, &me.facts)?,
     });
+    let (complain, complaint) = watch::channel(None);
     let reconciler = Reconciler {
+        complaint: complain,
         ledger: ledger.clone(),
         uplinks: uplinks.clone(),
         pods: pods.clone(),
@@ -181,7 +201,8 @@ async fn start_node(
         let path = config.policy.owner_socket.clone();
         tasks.spawn("policy owner", owner::hold(path, tasks.stopping()));
     }
-    tasks.spawn("policy", gate.follow(ledger.clone(), tasks.stopping()));
+    let following = gate.clone().follow(ledger.clone(), tasks.stopping());
+    tasks.spawn("policy", following);
     tasks.spawn_fallible("reconcile", reconciler.run(tasks.stopping()));
     let folder = config.node.state_dir.join(JOURNAL_FOLDER);
     tasks.spawn(
@@ -192,11 +213,14 @@ async fn start_node(
         uplinks,
         pods,
         feed,
+        gate,
+        source: health,
+        complaint,
     })
 }
 
 /// Shows how the API server serves us, and is not ready before it has told all pods of this node once.
-fn watch_source(context: &Context<Config>, health: watch::Receiver<cluster::health::Health>) {
+fn watch_source(context: &Context<Config>, health: watch::Receiver<Health>) {
     let tasks = &context.tasks;
     let metrics = cluster::metrics::Metrics::register(&context.registry);
     tasks.spawn(
@@ -264,6 +288,7 @@ fn start_ipam(
         cluster: config.node.cluster.clone(),
         instance: me.facts.instance.clone(),
         latest,
+        targets: targets.clone(),
     };
     tasks.spawn("routes", follow.run(tasks.stopping()));
     let sessions = Sessions {
@@ -289,7 +314,7 @@ fn open_doors(
     node: Node,
     ledger: Ledger,
     targets: Targets,
-    metrics: Arc<Metrics>,
+    control: Control,
 ) -> anyhow::Result<()> {
     let config = context.config;
     let dumped = targets.clone();
@@ -306,7 +331,12 @@ fn open_doors(
         pods: node.pods,
         ledger: ledger.clone(),
         targets: targets.clone(),
-        metrics,
+        metrics: control.metrics,
+        phase: control.phase,
+        announcer: Announcer {
+            reports: control.reports,
+            feed: node.feed,
+        },
     };
     let inspect = InspectDoor {
         node_name: config.node.name,
@@ -322,6 +352,13 @@ fn open_doors(
         .context("node.socket")?
         .serve(routes, authz::TABLE, &context.rpc, &context.tasks);
     Ok(())
+}
+
+/// What pods with an ENI of their own reach by way of the node.
+fn through_node(config: &Config, facts: &Facts) -> anyhow::Result<Vec<ipnet::IpNet>> {
+    let node = [facts.ipv4.map(IpAddr::V4), facts.ipv6.map(IpAddr::V6)];
+    let node = node.into_iter().flatten().map(ipnet::IpNet::from);
+    Ok(node.chain(config.service_ranges()?).collect())
 }
 
 fn step(name: &'static str) {

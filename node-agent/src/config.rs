@@ -11,6 +11,7 @@ use mesh::{client, tls};
 use serde::{Deserialize, Serialize};
 use types::cloud::ClusterId;
 
+use crate::conflist::Conflist;
 use crate::gate::Gate;
 use crate::metadata;
 use crate::pods::Patience;
@@ -40,6 +41,15 @@ pub struct Config {
     /// Whether pods wait for their policy, and where it is made.
     #[serde(default)]
     pub policy: Policy,
+    /// The control plane, and what it says to nodes.
+    #[serde(default)]
+    pub control: cluster::control::Settings,
+    /// The plug-in's configuration.
+    #[serde(default)]
+    pub cni: Cni,
+    /// The resource `aliyun/eni`.
+    #[serde(default)]
+    pub device_plugin: DevicePlugin,
     /// Certificates.
     pub tls: tls::TlsConfig,
     /// Bounds of channels to ipam.
@@ -76,6 +86,13 @@ pub struct Node {
     /// Where the metadata service answers.
     #[serde(default = "metadata_endpoint")]
     pub metadata: String,
+    /// Where settings of the kernel are read and written.
+    #[serde(default = "proc_sys")]
+    pub proc_sys: PathBuf,
+}
+
+fn proc_sys() -> PathBuf {
+    PathBuf::from("/proc/sys")
 }
 
 fn state_dir() -> PathBuf {
@@ -182,6 +199,35 @@ impl Default for Policy {
     }
 }
 
+/// The plug-in's configuration, which is written when the node can serve.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cni {
+    /// Folder with `10-terway.conflist` or `10-terway.conf`; nothing is written without it.
+    pub source: Option<PathBuf>,
+    /// Folder where the runtime looks.
+    pub dir: Option<PathBuf>,
+}
+
+/// The resource `aliyun/eni`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DevicePlugin {
+    /// Whether kubelet is told of it.
+    pub enabled: bool,
+    /// kubelet's folder of device plug-ins.
+    pub dir: PathBuf,
+}
+
+impl Default for DevicePlugin {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            dir: PathBuf::from("/var/lib/kubelet/device-plugins"),
+        }
+    }
+}
+
 impl Settings for Config {
     fn service(&self) -> &Params {
         &self.service
@@ -201,6 +247,14 @@ impl Settings for Config {
         }
         if !(1..=120_000).contains(&self.policy.wait_ms) {
             return fail("policy.wait_ms", "is not within 1 and 120000");
+        }
+        let control = self.control.check();
+        control.map_err(|wrong| Invalid::new(wrong.key, wrong.why))?;
+        if self.cni.source.is_some() != self.cni.dir.is_some() {
+            return fail("cni", "needs both source and dir, or neither");
+        }
+        if !self.node.proc_sys.is_absolute() {
+            return fail("node.proc_sys", "is not an absolute path");
         }
         if self.pool.batch == Some(0) {
             return fail("pool.batch", "is 0");
@@ -230,19 +284,31 @@ impl Config {
     /// # Errors
     /// [`Invalid`] when the file can not be read or is wrong.
     pub fn sizes(&self) -> Result<(Sizes, Vec<String>), Invalid> {
-        let invalid = |why: String| Invalid::new("node.eni_conf", why);
-        let text = match &self.node.eni_conf {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|e| invalid(format!("{}: {e}", path.display())))?,
-            None => "{}".to_owned(),
-        };
-        let conf = EniConf::parse(&text).map_err(|e| invalid(e.to_string()))?;
+        let conf = self.eni_conf()?;
         let sizes = Sizes {
             min_idle: self.pool.min_idle.unwrap_or(conf.min_pool_size),
             max_idle: self.pool.max_idle.unwrap_or(conf.max_pool_size),
             batch: self.pool.batch.unwrap_or(16),
         };
         Ok((sizes, conf.warnings))
+    }
+
+    /// Ranges of Services, as `eni_conf` names them.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the file can not be read or is wrong.
+    pub fn service_ranges(&self) -> Result<Vec<ipnet::IpNet>, Invalid> {
+        Ok(self.eni_conf()?.service_cidr)
+    }
+
+    fn eni_conf(&self) -> Result<EniConf, Invalid> {
+        let invalid = |why: String| Invalid::new("node.eni_conf", why);
+        let text = match &self.node.eni_conf {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| invalid(format!("{}: {e}", path.display())))?,
+            None => "{}".to_owned(),
+        };
+        EniConf::parse(&text).map_err(|e| invalid(e.to_string()))
     }
 
     /// Rest of a freed address.
@@ -260,6 +326,12 @@ impl Config {
         } else {
             Gate::off()
         }
+    }
+
+    /// The plug-in's configuration, if it is ours to write.
+    pub fn conflist(&self) -> Option<Conflist> {
+        let (source, dir) = (self.cni.source.clone()?, self.cni.dir.clone()?);
+        Some(Conflist { source, dir })
     }
 
     /// Waits of an ADD.

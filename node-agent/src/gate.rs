@@ -13,7 +13,8 @@ use std::time::Duration;
 use mesh::client::{self, Channel, Outcome, outcome};
 use proto::node::v1::{Attachment, PodRef};
 use proto::policy::v1::gate_client::GateClient;
-use proto::policy::v1::{LocalPod, ReadyRequest, ReleaseRequest, RestoreRequest};
+use proto::policy::v1::policies_client::PoliciesClient;
+use proto::policy::v1::{LocalPod, ReadyRequest, ReleaseRequest, RestoreRequest, StatusRequest};
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ use crate::pool::Binding;
 const RELEASE_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait for a restoration.
 const RESTORE_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for what policy-agent says of itself.
+const LOOK_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks whether policy-agent was started anew.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -119,20 +122,23 @@ impl Gate {
             return Ok(());
         };
         let deadline = Instant::now() + open.wait;
-        let mut pauses = pauses(20, 500);
-        loop {
-            match open.ask(binding, deadline).await {
-                Ok(()) => return Ok(()),
-                // One that is being replaced is back in a moment; asking twice does no harm.
-                Err(error @ (GateError::Away(_) | GateError::Silent(_))) => {
-                    let again = Instant::now() + pauses.next_wait();
-                    if again >= deadline {
-                        return Err(error);
-                    }
-                    tokio::time::sleep_until(again).await;
-                }
-                Err(error @ GateError::Refused(_)) => return Err(error),
+        for pod in local_pods(binding) {
+            open.ready(&pod, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Why policy-agent does not let pods start; nothing when it does, or policy is off here.
+    pub async fn complaint(&self) -> Option<String> {
+        let open = self.open.as_ref()?;
+        let mut door = PoliciesClient::new(open.channel.with_deadline(LOOK_WAIT));
+        match door.status(StatusRequest {}).await {
+            Ok(status) => {
+                let status = status.into_inner();
+                let serves = matches!(status.state.as_str(), "on" | "off");
+                (!serves).then(|| format!("policy-agent is {}: {}", status.state, status.reason))
             }
+            Err(status) => Some(GateError::of(&status).to_string()),
         }
     }
 
@@ -199,6 +205,24 @@ impl Gate {
 }
 
 impl Open {
+    async fn ready(&self, pod: &LocalPod, deadline: Instant) -> Result<(), GateError> {
+        let mut pauses = pauses(20, 500);
+        loop {
+            match self.ask(pod, deadline).await {
+                Ok(()) => return Ok(()),
+                // One that is being replaced is back in a moment; asking twice does no harm.
+                Err(error @ (GateError::Away(_) | GateError::Silent(_))) => {
+                    let again = Instant::now() + pauses.next_wait();
+                    if again >= deadline {
+                        return Err(error);
+                    }
+                    tokio::time::sleep_until(again).await;
+                }
+                Err(error @ GateError::Refused(_)) => return Err(error),
+            }
+        }
+    }
+
     fn leaving(&self) -> std::sync::MutexGuard<'_, BTreeSet<AttachmentKey>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,10 +234,10 @@ impl Open {
         GateClient::new(self.channel.with_deadline(left))
     }
 
-    async fn ask(&self, binding: &Binding, deadline: Instant) -> Result<(), GateError> {
+    async fn ask(&self, pod: &LocalPod, deadline: Instant) -> Result<(), GateError> {
         drop(self.telling.read().await);
         let request = ReadyRequest {
-            pod: Some(local_pod(binding)),
+            pod: Some(pod.clone()),
         };
         let answer = self.client(deadline).ready(request).await;
         answer.map(drop).map_err(|status| GateError::of(&status))
@@ -239,7 +263,7 @@ impl Open {
                 .bindings
                 .values()
                 .filter(|binding| !leaving.contains(&binding.attachment));
-            stay.map(local_pod).collect()
+            stay.flat_map(local_pods).collect()
         };
         let count = pods.len();
         let deadline = Instant::now() + RESTORE_WAIT;
@@ -263,16 +287,19 @@ fn wire(attachment: &AttachmentKey) -> Attachment {
     }
 }
 
-fn local_pod(binding: &Binding) -> LocalPod {
-    LocalPod {
-        attachment: Some(wire(&binding.attachment)),
+/// The sandbox as policy-agent knows it: one attachment, or two for a pod with an ENI of its own, whose rules stand in
+/// its own namespace and, for the way to the node, at the host end of its veth.
+fn local_pods(binding: &Binding) -> Vec<LocalPod> {
+    let of = |(attachment, host_link): (AttachmentKey, String)| LocalPod {
+        attachment: Some(wire(&attachment)),
         pod: Some(PodRef {
             namespace: binding.pod.namespace.clone(),
             name: binding.pod.name.clone(),
             uid: binding.pod_uid.clone(),
         }),
-        host_link: binding.host_link.clone(),
+        host_link,
         netns: binding.netns.clone(),
         ips: binding.addresses().map(|ip| ip.to_string()).collect(),
-    }
+    };
+    binding.parts().into_iter().map(of).collect()
 }

@@ -1,6 +1,8 @@
 //! Counts and durations of the agent. A leaf: it knows no other module.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh::metrics::Registry;
@@ -44,6 +46,22 @@ pub struct Metrics {
     pub repairs: Counter<u64, AtomicU64>,
     /// Bindings freed because their sandbox was gone.
     pub reaped: Counter<u64, AtomicU64>,
+    /// 1 while pods can be started.
+    pub serving: Gauge,
+    /// Chains of others that may drop pods' traffic and could not be changed.
+    pub forward_unsettled: Gauge,
+    /// Whole ENIs that kubelet is told of.
+    pub whole_enis: Gauge,
+    /// Registrations with kubelet.
+    pub registrations: Counter<u64, AtomicU64>,
+    faults: Family<FaultLabels, Gauge>,
+    shown: Mutex<BTreeSet<String>>,
+}
+
+/// Labels of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    reason: String,
 }
 
 impl Metrics {
@@ -59,6 +77,12 @@ impl Metrics {
             sessions: Gauge::default(),
             repairs: Counter::default(),
             reaped: Counter::default(),
+            serving: Gauge::default(),
+            forward_unsettled: Gauge::default(),
+            whole_enis: Gauge::default(),
+            registrations: Counter::default(),
+            faults: Family::default(),
+            shown: Mutex::default(),
         };
         registry.register(
             "agent_add_duration_seconds",
@@ -91,7 +115,48 @@ impl Metrics {
             "Bindings freed without DEL",
             metrics.reaped.clone(),
         );
+        registry.register(
+            "agent_serving",
+            "1 while pods can be started",
+            metrics.serving.clone(),
+        );
+        registry.register(
+            "agent_forward_unsettled",
+            "Chains of others at the forward hook that may drop pods' traffic and could not be changed; the log names them",
+            metrics.forward_unsettled.clone(),
+        );
+        registry.register(
+            "agent_fault",
+            "1 while the fault lasts; its name is that of conditions and events",
+            metrics.faults.clone(),
+        );
+        registry.register(
+            "agent_whole_enis",
+            "Whole ENIs that kubelet is told of",
+            metrics.whole_enis.clone(),
+        );
+        registry.register(
+            "agent_device_plugin_registrations",
+            "Registrations of aliyun/eni with kubelet",
+            metrics.registrations.clone(),
+        );
         metrics
+    }
+
+    /// Shows exactly these faults.
+    pub fn show_faults<'a>(&self, reasons: impl Iterator<Item = &'a str>) {
+        let now: BTreeSet<String> = reasons.map(str::to_owned).collect();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let label = |reason: &String| FaultLabels {
+            reason: reason.clone(),
+        };
+        for gone in shown.difference(&now) {
+            self.faults.remove(&label(gone));
+        }
+        for reason in &now {
+            self.faults.get_or_create(&label(reason)).set(1);
+        }
+        *shown = now;
     }
 
     /// Starts the clock of an ADD.

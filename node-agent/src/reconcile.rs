@@ -54,6 +54,8 @@ pub struct Reconciler {
     pub metrics: Arc<Metrics>,
     /// Paces.
     pub pace: Pace,
+    /// Where it is said that the node's settings are not as pods need them.
+    pub complaint: tokio::sync::watch::Sender<Option<String>>,
 }
 
 /// What looked wrong at the last look.
@@ -177,9 +179,17 @@ impl Reconciler {
         };
         if self.pace.repair {
             match self.datapath.ensure_host(&host).await {
-                Ok(done) => self.report(&done),
+                Ok(done) => {
+                    self.report(&done);
+                    let unsettled = self.datapath.forward_complaints().len();
+                    let unsettled = i64::try_from(unsettled).unwrap_or(i64::MAX);
+                    self.metrics.forward_unsettled.set(unsettled);
+                    self.complaint.send_replace(None);
+                }
                 Err(error) => {
-                    tracing::warn!(error = %causes::text(&error), "host settings not complete");
+                    let why = causes::text(&error);
+                    tracing::warn!(error = why, "host settings not complete");
+                    self.complaint.send_replace(Some(why));
                 }
             }
         }
@@ -187,6 +197,7 @@ impl Reconciler {
         let enis: Vec<_> = view
             .enis
             .values()
+            .filter(|e| !e.record.whole)
             .map(|e| self.uplinks.desired(&e.record))
             .collect();
         // A binding whose ADD or DEL is running belongs to that call.
@@ -195,12 +206,17 @@ impl Reconciler {
             .values()
             .filter(|b| !self.pods.is_busy(&b.attachment))
             .collect();
+        let wholes: Vec<_> = settled
+            .iter()
+            .filter_map(|b| self.pods.desired_whole(b))
+            .collect();
         let pods: Vec<_> = settled
             .iter()
+            .filter(|b| !b.whole)
             .filter_map(|b| self.pods.desired(b))
             .collect();
-        if self.pace.repair && pods.len() == settled.len() {
-            match self.datapath.repair(&pods, &enis).await {
+        if self.pace.repair && pods.len().saturating_add(wholes.len()) == settled.len() {
+            match self.datapath.repair(&pods, &wholes, &enis).await {
                 Ok(report) => {
                     self.report(&report.done);
                     if !report.done.is_empty() {
@@ -265,7 +281,7 @@ impl Reconciler {
             let linked = observed
                 .link(&binding.host_link)
                 .and_then(datapath::observed::Link::attachment)
-                .is_some_and(|a| a == binding.attachment);
+                .is_some_and(|a| binding.parts().iter().any(|(part, _)| *part == a));
             if linked
                 || Path::new(&binding.netns).exists()
                 || self.pods.is_busy(&binding.attachment)

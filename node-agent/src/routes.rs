@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use types::cloud::{ClusterId, InstanceId};
 
 use crate::dial::{Dial, pauses};
-use crate::target::Route;
+use crate::target::{Route, Targets};
 
 /// Longest silence between two attempts, in milliseconds.
 const MAX_PAUSE_MS: u64 = 5_000;
@@ -25,6 +25,8 @@ pub struct Routes {
     pub instance: InstanceId,
     /// Where the latest picture goes.
     pub latest: watch::Sender<Vec<Route>>,
+    /// What people are told of it.
+    pub targets: Targets,
 }
 
 impl Routes {
@@ -41,6 +43,9 @@ impl Routes {
                 match followed {
                     Ok(()) => backoff.reset(),
                     Err(status) => {
+                        let why = format!("{replica}: {}", status.message());
+                        let reason = mesh::status::reason(&status);
+                        self.targets.note_trouble(reason, why);
                         tracing::debug!(
                             replica,
                             error = status.message(),
@@ -84,6 +89,8 @@ impl Routes {
                 Err(error) => tracing::warn!(%error, "route passed over"),
             }
         }
+        let shards = routes.iter().map(|route| route.shard.clone());
+        self.targets.set_shards(shards.collect());
         self.latest.send_if_modified(|old| {
             let changed = *old != routes;
             if changed {

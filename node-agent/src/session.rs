@@ -90,6 +90,20 @@ enum Ended {
     Ledger(#[from] LedgerError),
 }
 
+impl Ended {
+    /// The machine-readable reason of a refusal.
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Refused(status) => mesh::status::reason(status),
+            Self::NotWelcomed
+            | Self::Closed
+            | Self::Drained(_)
+            | Self::BadMessage(_)
+            | Self::Ledger(_) => None,
+        }
+    }
+}
+
 impl Sessions {
     /// Keeps a session with every owner until `drain` is cancelled.
     pub async fn run(mut self, tasks: Tasks, drain: CancellationToken) {
@@ -139,6 +153,8 @@ impl Sessions {
             if session.welcomed {
                 backoff.reset();
             }
+            self.targets
+                .note_trouble(ended.reason(), format!("{owner}: {ended}"));
             match ended {
                 Ended::Refused(_) | Ended::NotWelcomed | Ended::Closed | Ended::Drained(_) => {
                     tracing::info!(owner, why = %ended, "session ended");
@@ -416,6 +432,9 @@ impl<'a> Session<'a> {
                 if let Some((why, _)) = &exhausted {
                     tracing::warn!(%shard, why, "shard can not give more");
                 }
+                self.all
+                    .targets
+                    .set_shortage(shard.clone(), decode::shortage(&state));
                 self.all.targets.set_exhausted(shard, exhausted);
             }
             node_command::Body::NotOwner(not_owner) => {
@@ -487,5 +506,6 @@ fn target(shard: &ShardId, want: &Want, view: &View) -> Target {
         pods: want.pods,
         urgent: want.urgent,
         usage,
+        whole_enis: want.wholes,
     }
 }

@@ -1,6 +1,7 @@
 //! What the node wants, kept up to date: pool, feed, waiting ADDs and routes in, wants per shard out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use types::op::ShardId;
 use crate::demand::{self, PoolSize};
 use crate::ledger::Ledger;
 use crate::pods::Waiting;
+use crate::standing::{Ipam, Shortage};
+use crate::wholes::{self, Asking};
 
 /// One shard of the node's routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +29,10 @@ pub struct Route {
 /// What one shard is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Want {
-    /// Pods, in total.
+    /// Pods on shared ENIs, in total.
     pub pods: u32,
+    /// ENIs for pods of their own, in total.
+    pub wholes: u32,
     /// A pod waits now.
     pub urgent: bool,
     /// Trace of the pod that waits.
@@ -50,6 +55,13 @@ pub struct Capacity {
     pub per_eni: u32,
 }
 
+impl Capacity {
+    /// ENIs that the type allows beside the primary one.
+    pub fn secondary_enis(&self) -> u32 {
+        self.max_pods.checked_div(self.per_eni).unwrap_or_default()
+    }
+}
+
 /// Sizes from the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
@@ -66,10 +78,24 @@ struct Shared {
     exhausted: Mutex<BTreeMap<ShardId, Exhausted>>,
     capacity: Mutex<Option<Capacity>>,
     sessions: Mutex<BTreeSet<String>>,
+    /// What replicas say of their shards and of us, for people.
+    said: Mutex<Said>,
+    /// The node leaves: nothing idle is wanted.
+    leaving: AtomicBool,
+    /// Wakes whoever looks at the way to ipam.
+    news: watch::Sender<u64>,
     nudge: tokio::sync::Notify,
     wants: watch::Sender<BTreeMap<ShardId, Want>>,
     pods_known: watch::Sender<u32>,
     pool_target: watch::Sender<u32>,
+}
+
+/// What replicas said last.
+#[derive(Debug, Default)]
+struct Said {
+    shards: Option<BTreeSet<ShardId>>,
+    shortages: BTreeMap<ShardId, Shortage>,
+    trouble: Option<(Option<String>, String)>,
 }
 
 /// Shared between the sessions and the task that computes. Cheap to clone.
@@ -84,6 +110,9 @@ impl Default for Targets {
             exhausted: Mutex::default(),
             capacity: Mutex::default(),
             sessions: Mutex::default(),
+            said: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            news: watch::Sender::new(0),
             nudge: tokio::sync::Notify::new(),
             wants: watch::Sender::new(BTreeMap::new()),
             pods_known: watch::Sender::new(0),
@@ -135,6 +164,64 @@ impl Targets {
             .collect()
     }
 
+    /// What a replica said that the shard can not give; nothing: it can.
+    pub fn set_shortage(&self, shard: ShardId, shortage: Option<Shortage>) {
+        self.say(|said| match shortage {
+            Some(shortage) => drop(said.shortages.insert(shard, shortage)),
+            None => drop(said.shortages.remove(&shard)),
+        });
+    }
+
+    /// A replica told which shards serve this node.
+    pub fn set_shards(&self, shards: BTreeSet<ShardId>) {
+        self.say(|said| {
+            // What is no longer asked is no longer believed either.
+            said.shortages.retain(|shard, _| shards.contains(shard));
+            said.shards = Some(shards);
+        });
+    }
+
+    /// A session ended, or routes were not told: the machine-readable reason if there was one, and words.
+    pub fn note_trouble(&self, reason: Option<String>, why: String) {
+        self.say(|said| said.trouble = Some((reason, why)));
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut lock(&self.shared.said));
+        self.shared
+            .news
+            .send_modify(|news| *news = news.wrapping_add(1));
+    }
+
+    /// The way to ipam at this moment.
+    pub fn ipam(&self) -> Ipam {
+        let welcomed = self.connected();
+        let said = lock(&self.shared.said);
+        Ipam {
+            welcomed,
+            shards: said.shards.clone(),
+            shortages: said.shortages.clone(),
+            trouble: said.trouble.clone(),
+        }
+    }
+
+    /// Wakes when [`Targets::ipam`] may have changed.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.shared.news.subscribe()
+    }
+
+    /// Whether the node leaves: then only what is in use is wanted.
+    pub fn set_leaving(&self, leaving: bool) {
+        if self.shared.leaving.swap(leaving, Ordering::AcqRel) != leaving {
+            self.shared.nudge.notify_one();
+        }
+    }
+
+    /// Facts of the node, once ipam has told them.
+    pub fn capacity(&self) -> Option<Capacity> {
+        *lock(&self.shared.capacity)
+    }
+
     /// Notes what ipam told about the node.
     pub fn set_capacity(&self, capacity: Capacity) {
         *lock(&self.shared.capacity) = Some(capacity);
@@ -149,6 +236,12 @@ impl Targets {
         } else {
             sessions.remove(owner);
         }
+        drop(sessions);
+        self.say(|said| {
+            if up {
+                said.trouble = None;
+            }
+        });
     }
 
     /// Whether any session is up.
@@ -217,6 +310,15 @@ pub async fn run(targets: Targets, mut inputs: Inputs, drain: CancellationToken)
     }
 }
 
+/// Pods of this node that need an address: on shared ENIs, and on ENIs of their own.
+fn scheduled(feed: &Feed) -> (u32, u32) {
+    let pods = feed.snapshot();
+    let needing = pods.values().filter(|pod| pod.needs_address());
+    let (whole, shared): (Vec<_>, Vec<_>) = needing.partition(|pod| pod.needs_whole_eni());
+    let count = |pods: Vec<_>| u32::try_from(pods.len()).unwrap_or(u32::MAX);
+    (count(shared), count(whole))
+}
+
 /// Publishes the wants; gives the moment at which an exhausted shard may be asked again.
 fn compute(
     targets: &Targets,
@@ -232,30 +334,46 @@ fn compute(
         (set, exhausted.values().map(|e| e.until).min())
     };
     let capacity = *lock(&targets.shared.capacity);
+    let leaving = targets.shared.leaving.load(Ordering::Acquire);
+    let idle = |idle: u32| if leaving { 0 } else { idle };
     let sizes = PoolSize {
-        min_idle: inputs.sizes.min_idle,
-        max_idle: inputs.sizes.max_idle,
+        min_idle: idle(inputs.sizes.min_idle),
+        max_idle: idle(inputs.sizes.max_idle),
         max_pods: capacity.map_or(u32::MAX, |c| c.max_pods),
         batch: inputs.sizes.batch,
     };
     let view = inputs.ledger.view();
-    let scheduled = inputs
-        .feed
-        .snapshot()
-        .values()
-        .filter(|p| p.needs_address())
-        .count();
-    let scheduled = u32::try_from(scheduled).unwrap_or(u32::MAX);
+    let (scheduled, scheduled_wholes) = scheduled(&inputs.feed);
+    let asking = Asking {
+        scheduled: if leaving { 0 } else { scheduled_wholes },
+        waiting: waiting.wholes,
+    };
+    let wholes = wholes::compute(&view, asking, capacity, order, &exhausted);
+    let sizes = PoolSize {
+        max_pods: wholes.shared_pods.unwrap_or(sizes.max_pods),
+        ..sizes
+    };
     // A pod that is scheduled will come; one that waits has come.
-    let used = view.used().saturating_add(waiting.pods).max(scheduled);
+    let used = view.used().saturating_add(waiting.pods);
+    let used = if leaving { used } else { used.max(scheduled) };
     let total = demand::target(sizes, used);
-    targets.shared.pods_known.send_replace(scheduled);
+    targets
+        .shared
+        .pods_known
+        .send_replace(scheduled.saturating_add(scheduled_wholes));
     targets.shared.pool_target.send_replace(total);
-    let wants: BTreeMap<ShardId, Want> = demand::split(total, order, &view.holdings, &exhausted)
+    let mut pods = demand::split(total, order, &view.holdings, &exhausted);
+    for shard in wholes.by_shard.keys() {
+        pods.entry(shard.clone()).or_default();
+    }
+    let wants: BTreeMap<ShardId, Want> = pods
         .into_iter()
         .map(|(shard, pods)| {
             let held = view.holdings.get(&shard).map_or(0, |h| h.pods);
-            let urgent = waiting.pods > 0 && pods > held;
+            let whole = wholes.by_shard.get(&shard).copied().unwrap_or(0);
+            let held_wholes = wholes.held.get(&shard).copied().unwrap_or(0);
+            let urgent =
+                waiting.pods > 0 && pods > held || waiting.wholes > 0 && whole > held_wholes;
             let traceparent = if urgent {
                 waiting.traceparent.clone()
             } else {
@@ -265,6 +383,7 @@ fn compute(
                 shard,
                 Want {
                     pods,
+                    wholes: whole,
                     urgent,
                     traceparent,
                 },

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use cluster::object::Phase;
 use mesh::health::{Condition, Health};
+use mesh::identity::Identity;
 use mesh::metrics::Registry;
 use mesh::run::{App, Context};
 use mesh::tls::TlsMaterial;
@@ -14,11 +16,13 @@ use policy_core::engine::Engine;
 use policy_core::layout::Settings;
 use proto::policy::v1::gate_server::GateServer;
 use proto::policy::v1::policies_server::PoliciesServer;
+use tokio::sync::watch;
 use types::pod::PodKey;
 
 use crate::attachments::{Attached, Attachments};
 use crate::config::{Config, Established, Mode};
 use crate::denied::Denied;
+use crate::departure::{self, Departure, PhaseWatch};
 use crate::doors::{GateDoor, PoliciesDoor};
 use crate::feed::{self, Fallback, Origin, Relays};
 use crate::gate::{Gate, State, Waits};
@@ -79,6 +83,14 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     }
     lock(&context).await?;
     let list = Attachments::open(&config.node.state_dir).context("node.state_dir")?;
+    let place = config.place_of_phase()?;
+    let mut phase = PhaseWatch::open(config.control.which(), &place, &context.tasks).await?;
+    let left = phase.first().await == Phase::Leave && list.iter().next().is_none();
+    let power = if left {
+        Power::Off(departure::LEFT.to_owned())
+    } else {
+        power
+    };
     let pending = Pending::default();
     let flows = rules::flows(&HERE).context("conntrack")?;
     let (revoker, revocations) =
@@ -107,6 +119,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         registry: context.registry.clone(),
         ready,
         health: context.health.clone(),
+        trouble: None,
         felix_port: probes.as_ref().err().cloned(),
     };
     if let Ok(Some(port)) = probes {
@@ -130,6 +143,7 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
     server::Bound::unix(&config.node.socket, server::Params::default())
         .context("node.socket")?
         .serve(routes, authz::TABLE, &context.rpc, &tasks);
+    depart(&context, start.tls.clone(), phase, gate.clone(), left)?;
     match power {
         Power::On => {
             tasks.spawn("denied flows", denied.run(metrics));
@@ -144,6 +158,40 @@ async fn agent(context: Context<Config>) -> anyhow::Result<App> {
         }
     }
     Ok(App::new())
+}
+
+/// Says how we fare, and leaves when that is asked.
+fn depart(
+    context: &Context<Config>,
+    tls: Option<TlsMaterial>,
+    phase: PhaseWatch,
+    gate: Gate,
+    left: bool,
+) -> anyhow::Result<()> {
+    let (config, tasks) = (&context.config, &context.tasks);
+    let instance = match tls.as_ref().map(TlsMaterial::identity) {
+        Some(Identity::Node { instance, .. }) => instance.into(),
+        Some(_) | None => String::new(),
+    };
+    let reports = match (&config.control.endpoint, tls) {
+        (Some(endpoint), Some(tls)) => {
+            let (params, registry) = (&config.client, &context.registry);
+            let reports = departure::reports(endpoint, tls, params, registry, tasks)?;
+            Some(reports)
+        }
+        (None, _) | (_, None) => None,
+    };
+    let departure = Departure {
+        node_name: config.node.name.clone(),
+        instance,
+        phase,
+        gate,
+        reports,
+        left,
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("departure", departure.run());
+    Ok(())
 }
 
 /// Takes the node for this agent, until the process ends.
@@ -229,6 +277,8 @@ struct Start {
     registry: Registry,
     ready: Condition,
     health: Health,
+    /// What is wrong with the feed, once there is one.
+    trouble: Option<watch::Receiver<Option<String>>>,
     /// Who may have Felix' health port; looked at again until nobody has it.
     felix_port: Option<String>,
 }
@@ -263,6 +313,7 @@ impl Start {
         let feed = feed::open(self.origin()?, &self.tasks, &self.registry)
             .await
             .context("feed")?;
+        self.trouble = Some(feed.trouble());
         let params = |known| enforcer::Params {
             engine,
             rules: opened.rules,
@@ -302,7 +353,12 @@ impl Start {
             }
             match handle.readiness().await {
                 Ok(None) => self.ready.met(),
-                Ok(Some(why)) => self.ready.unmet(&why),
+                Ok(Some(why)) => {
+                    // Before the first whole state the reason is often who tells it.
+                    let trouble = self.trouble.as_ref().and_then(|t| t.borrow().clone());
+                    let why = [Some(why), trouble].into_iter().flatten();
+                    self.ready.unmet(&why.collect::<Vec<_>>().join("; "));
+                }
                 Err(why) => self.ready.unmet(&why.to_string()),
             }
         }
@@ -429,14 +485,26 @@ async fn relay(context: Context<Config>) -> anyhow::Result<App> {
     };
     let relay = service::start(bound, &parts).await?;
     let ready = context.health.condition("feed");
-    let mut synced = relay.synced;
+    let (mut synced, health) = (relay.synced, relay.health);
     let stopping = context.tasks.stopping();
     context.tasks.spawn("readiness", async move {
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            // It fails when the source has ended, which ends the process by itself.
-            listed = synced.wait_for(|synced| *synced) => if listed.is_ok() { ready.met() },
+        let mut look = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                // It fails when the source has ended, which ends the process by itself.
+                listed = synced.wait_for(|synced| *synced) => {
+                    if listed.is_ok() {
+                        ready.met();
+                    }
+                    break;
+                }
+                _ = look.tick() => {
+                    let why = health.as_ref().and_then(|health| health.borrow().complaint());
+                    ready.unmet(why.as_deref().unwrap_or("not everything was read yet"));
+                }
+            }
         }
         stopping.cancelled().await;
     });

@@ -45,7 +45,10 @@ pub struct Config {
     /// The relay's port, in that mode.
     #[serde(default)]
     pub relay: Relay,
-    /// Certificates; needed to serve a relay and to speak to one.
+    /// The control plane, and what it says to nodes; for agents.
+    #[serde(default)]
+    pub control: cluster::control::Settings,
+    /// Certificates; needed to serve a relay, and to speak to one or to the control plane.
     #[serde(default)]
     pub tls: Option<tls::TlsConfig>,
     /// Bounds of channels to the relay.
@@ -289,6 +292,11 @@ impl Settings for Config {
         if !self.feed.relays.is_empty() && self.tls.is_none() {
             return fail("tls", "is needed to speak to a relay");
         }
+        let control = self.control.check();
+        control.map_err(|wrong| Invalid::new(wrong.key, wrong.why))?;
+        if self.control.endpoint.is_some() && self.tls.is_none() {
+            return fail("tls", "is needed to speak to the control plane");
+        }
         if self.policy.revoke_bit.count_ones() != 1 {
             return fail("policy.revoke_bit", "is not one bit");
         }
@@ -334,6 +342,15 @@ impl Config {
     pub fn source(&self) -> Result<Option<Place>, Invalid> {
         let place = self.cluster.place(self.feed.manifests.as_deref());
         place.map_err(|wrong| Invalid::new(wrong.key, wrong.why))
+    }
+
+    /// Where the phase of the installation is read.
+    ///
+    /// # Errors
+    /// As [`Config::source`].
+    pub fn place_of_phase(&self) -> Result<Place, Invalid> {
+        let kubeconfig = self.cluster.kubeconfig.as_deref();
+        Ok(cluster::control::place_of_phase(self.source()?, kubeconfig))
     }
 
     /// How long an owned table is waited for.

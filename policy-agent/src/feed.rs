@@ -11,12 +11,13 @@ mod upstream;
 
 use std::time::Duration;
 
+use cluster::health::Health;
 use cluster::metrics::Metrics;
 use cluster::source::{OpenError, Place};
 use mesh::metrics::Registry;
 use mesh::tasks::Tasks;
 use policy_core::object::Event;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::relay::client::Client;
 
@@ -52,6 +53,7 @@ impl Batch {
 #[derive(Debug)]
 pub struct Feed {
     batches: mpsc::Receiver<Batch>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 impl Feed {
@@ -63,6 +65,11 @@ impl Feed {
         self.batches.recv().await
     }
 
+    /// What is wrong with the source now, in words.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
+    }
+
     /// The next batch if one is there already: for readers that take several at once.
     pub fn try_next(&mut self) -> Option<Batch> {
         self.batches.try_recv().ok()
@@ -71,8 +78,36 @@ impl Feed {
 
 /// A feed that somebody else fills: for tests, and for worlds made up on the spot.
 pub fn channel() -> (mpsc::Sender<Batch>, Feed) {
+    let (sender, feed, _) = ends();
+    (sender, feed)
+}
+
+fn ends() -> (mpsc::Sender<Batch>, Feed, watch::Sender<Option<String>>) {
     let (sender, batches) = mpsc::channel(DEPTH);
-    (sender, Feed { batches })
+    let (tell, trouble) = watch::channel(None);
+    (sender, Feed { batches, trouble }, tell)
+}
+
+/// Where sources say how they fare.
+#[derive(Debug)]
+struct Fares {
+    trouble: watch::Sender<Option<String>>,
+    /// Of the API server, while that is what is read.
+    health: watch::Sender<Health>,
+}
+
+impl Fares {
+    /// Shows how an API server fares, for ever.
+    async fn follow(&self, mut health: watch::Receiver<Health>) {
+        loop {
+            let now = health.borrow_and_update().clone();
+            self.trouble.send_replace(now.complaint());
+            self.health.send_replace(now);
+            if health.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 /// Where a feed comes from.
@@ -109,22 +144,27 @@ pub struct Fallback {
 /// # Errors
 /// [`OpenError`] when a place is named that can not be watched.
 pub async fn open(origin: Origin, tasks: &Tasks, registry: &Registry) -> Result<Feed, OpenError> {
-    let (sender, feed) = channel();
+    let (sender, feed, trouble) = ends();
     let output = output::Output::new(sender);
     let stopping = tasks.stopping();
+    let (health, shown) = watch::channel(Health::default());
+    let fares = Fares { trouble, health };
+    let show = || {
+        let metrics = Metrics::register(registry);
+        tasks.spawn("source metrics", metrics.follow(shown, tasks.stopping()));
+    };
     match origin {
         Origin::Direct(place) => {
             let direct = direct::Direct::open(&place).await?;
-            if let Some(health) = direct.health() {
-                let metrics = Metrics::register(registry);
-                tasks.spawn("source metrics", metrics.follow(health, tasks.stopping()));
+            if direct.health().is_some() {
+                show();
             }
             tasks.spawn("feed", async move {
                 let mut output = output;
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => {}
-                    () = direct.run(&mut output) => {}
+                    () = direct.run(&mut output, &fares) => {}
                 }
                 stopping.cancelled().await;
             });
@@ -132,9 +172,12 @@ pub async fn open(origin: Origin, tasks: &Tasks, registry: &Registry) -> Result<
         Origin::Relays(relays) => {
             if let Some(fallback) = &relays.fallback {
                 // What can not be watched is said now, and not when it is needed.
-                drop(direct::Direct::open(&fallback.place).await?);
+                let direct = direct::Direct::open(&fallback.place).await?;
+                if direct.health().is_some() {
+                    show();
+                }
             }
-            let upstream = upstream::Upstream::new(relays, output);
+            let upstream = upstream::Upstream::new(relays, output, fares);
             tasks.spawn("feed", async move {
                 tokio::select! {
                     biased;

@@ -4,6 +4,7 @@ pub mod app;
 pub mod attachments;
 pub mod config;
 pub mod denied;
+pub mod departure;
 pub mod doors;
 pub mod enforcer;
 pub mod facts;

@@ -55,5 +55,14 @@ pub mod policy {
     }
 }
 
-/// The encoded `FileDescriptorSet` of everything above.
+/// kubelet's device plug-in API.
+#[cfg(feature = "full")]
+pub mod deviceplugin {
+    /// Version 1, beta 1.
+    pub mod v1beta1 {
+        tonic::include_proto!("v1beta1");
+    }
+}
+
+/// The encoded `FileDescriptorSet` of our own services.
 pub const DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("descriptor");

@@ -4,12 +4,14 @@
 //! so a missed notification costs nothing; readers of [`documents::Documents`] get every change in order, and are
 //! waited for.
 
+pub mod control;
 pub mod documents;
 pub mod files;
 pub mod folder;
 pub mod health;
 pub mod metrics;
+pub mod object;
 pub mod pods;
-#[cfg(feature = "server")]
+pub mod reports;
 pub mod server;
 pub mod source;

@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::documents::{self, Documents, Wanted};
 use crate::health::Health;
+use crate::object::{self, Seen, Which};
 use crate::pods::{self, Pods};
 use crate::server::api::Api;
 use crate::server::collect::{Batches, Picture};
 use crate::server::follow::{Follower, Part, State, Told};
-use crate::server::kinds::{Kind, PODS};
+use crate::server::kinds::{CONFIG_MAPS, Kind, NODES, PODS};
 use crate::server::note::Note;
 use crate::server::pace::Pace;
 
@@ -140,6 +141,35 @@ impl Server {
         (source, pods)
     }
 
+    /// One object, as a picture.
+    pub fn object(&self, which: Which) -> (ServerObject, watch::Receiver<Seen>) {
+        let (kind, part) = match which.clone() {
+            Which::Node(name) => (
+                &NODES,
+                Part::Named {
+                    namespace: None,
+                    name,
+                },
+            ),
+            Which::ConfigMap { namespace, name } => (
+                &CONFIG_MAPS,
+                Part::Named {
+                    namespace: Some(namespace),
+                    name,
+                },
+            ),
+        };
+        let (latest, seen) = watch::channel(Seen::Unknown);
+        let (followers, told, health) = self.followers(std::iter::once(kind), &part);
+        let source = ServerObject {
+            followers,
+            told,
+            picture: object::Picture::new(which, latest),
+            health,
+        };
+        (source, seen)
+    }
+
     fn followers(
         &self,
         kinds: impl Iterator<Item = &'static Kind>,
@@ -202,6 +232,43 @@ impl ServerPods {
     /// Follows until `drain` is cancelled.
     pub async fn run(self, drain: CancellationToken) {
         follow(self.followers, self.picture.run(), drain).await;
+    }
+}
+
+/// Follows one object of an API server.
+#[derive(Debug)]
+pub struct ServerObject {
+    followers: Vec<Follower>,
+    told: mpsc::Receiver<Told>,
+    picture: object::Picture,
+    health: watch::Receiver<Health>,
+}
+
+impl ServerObject {
+    /// How it fares.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Follows until `drain` is cancelled.
+    pub async fn run(self, drain: CancellationToken) {
+        let Self {
+            followers,
+            mut told,
+            mut picture,
+            ..
+        } = self;
+        let collect = async {
+            let mut whole = false;
+            while let Some(told) = told.recv().await {
+                match told {
+                    Told::Whole(_) => whole = true,
+                    Told::Change(change) => picture.take(change),
+                }
+                picture.show(whole);
+            }
+        };
+        follow(followers, collect, drain).await;
     }
 }
 

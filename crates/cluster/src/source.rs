@@ -10,9 +10,9 @@ use crate::documents::{DocumentSource, Documents, Wanted};
 use crate::files::FolderError;
 use crate::folder::FolderSource;
 use crate::health::Health;
+use crate::object::{FolderObject, Seen, Which};
 use crate::pods::Pods;
-#[cfg(feature = "server")]
-use crate::server::{ConnectError, Server, ServerDocuments, ServerPods};
+use crate::server::{ConnectError, Server, ServerDocuments, ServerObject, ServerPods};
 
 /// Table `cluster` of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,13 +93,8 @@ pub enum OpenError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The API server.
-    #[cfg(feature = "server")]
     #[error(transparent)]
     Kubernetes(#[from] ConnectError),
-    /// This program was built without what speaks to an API server.
-    #[cfg(not(feature = "server"))]
-    #[error("built without Kubernetes")]
-    Kubernetes,
 }
 
 /// Fills [`Documents`] while it runs.
@@ -108,7 +103,6 @@ pub enum DocumentsSource {
     /// From a folder.
     Folder(Box<DocumentSource>),
     /// From an API server.
-    #[cfg(feature = "server")]
     Kubernetes(ServerDocuments),
 }
 
@@ -118,19 +112,44 @@ pub enum PodsSource {
     /// From a folder.
     Folder(Box<FolderSource>),
     /// From an API server.
-    #[cfg(feature = "server")]
     Kubernetes(ServerPods),
 }
 
+/// Follows one object while it runs.
+#[derive(Debug)]
+pub enum ObjectSource {
+    /// Of a folder.
+    Folder(Box<FolderObject>),
+    /// Of an API server.
+    Kubernetes(Box<ServerObject>),
+}
+
 impl Place {
+    /// Opens it for one object. An API server is not spoken to before the source runs.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the folder, the kubeconfig file or the service account can not be used.
+    pub async fn object(
+        &self,
+        which: Which,
+    ) -> Result<(ObjectSource, watch::Receiver<Seen>), OpenError> {
+        match self {
+            Self::Folder(folder) => {
+                let (source, seen) = FolderObject::open(folder, which)?;
+                Ok((ObjectSource::Folder(Box::new(source)), seen))
+            }
+            Self::Kubernetes(kubeconfig) => {
+                let server = Server::connect(kubeconfig.as_deref()).await?;
+                let (source, seen) = server.object(which);
+                Ok((ObjectSource::Kubernetes(Box::new(source)), seen))
+            }
+        }
+    }
+
     /// Opens it for all documents of the kinds asked for. An API server is not spoken to before the source runs.
     ///
     /// # Errors
     /// [`OpenError`] when the folder, the kubeconfig file or the service account can not be used.
-    #[cfg_attr(
-        not(feature = "server"),
-        expect(clippy::unused_async, reason = "only a server is waited for")
-    )]
     pub async fn documents(
         &self,
         wanted: Wanted,
@@ -140,14 +159,11 @@ impl Place {
                 let (source, documents) = DocumentSource::open(folder, wanted)?;
                 Ok((DocumentsSource::Folder(Box::new(source)), documents))
             }
-            #[cfg(feature = "server")]
             Self::Kubernetes(kubeconfig) => {
                 let server = Server::connect(kubeconfig.as_deref()).await?;
                 let (source, documents) = server.documents(wanted);
                 Ok((DocumentsSource::Kubernetes(source), documents))
             }
-            #[cfg(not(feature = "server"))]
-            Self::Kubernetes(_) => Err(OpenError::Kubernetes),
         }
     }
 
@@ -155,24 +171,35 @@ impl Place {
     ///
     /// # Errors
     /// [`OpenError`] when the folder, the kubeconfig file or the service account can not be used.
-    #[cfg_attr(
-        not(feature = "server"),
-        expect(clippy::unused_async, reason = "only a server is waited for")
-    )]
     pub async fn pods(&self, node: &str) -> Result<(PodsSource, Pods), OpenError> {
         match self {
             Self::Folder(folder) => {
                 let (source, pods) = FolderSource::open(folder, node)?;
                 Ok((PodsSource::Folder(Box::new(source)), pods))
             }
-            #[cfg(feature = "server")]
             Self::Kubernetes(kubeconfig) => {
                 let server = Server::connect(kubeconfig.as_deref()).await?;
                 let (source, pods) = server.pods(node);
                 Ok((PodsSource::Kubernetes(source), pods))
             }
-            #[cfg(not(feature = "server"))]
-            Self::Kubernetes(_) => Err(OpenError::Kubernetes),
+        }
+    }
+}
+
+impl ObjectSource {
+    /// How it fares; nothing for a folder, which can not be away.
+    pub fn health(&self) -> Option<watch::Receiver<Health>> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Kubernetes(source) => Some(source.health()),
+        }
+    }
+
+    /// Follows the source until `drain` is cancelled.
+    pub async fn run(self, drain: CancellationToken) {
+        match self {
+            Self::Folder(source) => source.run(drain).await,
+            Self::Kubernetes(source) => source.run(drain).await,
         }
     }
 }
@@ -182,7 +209,6 @@ impl DocumentsSource {
     pub fn health(&self) -> Option<watch::Receiver<Health>> {
         match self {
             Self::Folder(_) => None,
-            #[cfg(feature = "server")]
             Self::Kubernetes(source) => Some(source.health()),
         }
     }
@@ -191,7 +217,6 @@ impl DocumentsSource {
     pub async fn run(self, drain: CancellationToken) {
         match self {
             Self::Folder(source) => source.run(drain).await,
-            #[cfg(feature = "server")]
             Self::Kubernetes(source) => source.run(drain).await,
         }
     }
@@ -202,7 +227,6 @@ impl PodsSource {
     pub fn health(&self) -> Option<watch::Receiver<Health>> {
         match self {
             Self::Folder(_) => None,
-            #[cfg(feature = "server")]
             Self::Kubernetes(source) => Some(source.health()),
         }
     }
@@ -211,7 +235,6 @@ impl PodsSource {
     pub async fn run(self, drain: CancellationToken) {
         match self {
             Self::Folder(source) => source.run(drain).await,
-            #[cfg(feature = "server")]
             Self::Kubernetes(source) => source.run(drain).await,
         }
     }

@@ -2,7 +2,8 @@
 //! they differ.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::desired::HostDesired;
 use crate::error::DatapathError;
@@ -10,15 +11,29 @@ use crate::error::DatapathError;
 /// Where the kernel keeps settings.
 const ROOT: &str = "/proc/sys";
 
+/// Another place where they can be reached.
+static OTHER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Reads and writes settings below `root` for the rest of the process: in a container `/proc/sys` is read-only, and the
+/// node's `/proc/sys/net` is mounted elsewhere. What is read there is still that of the namespace that the thread is
+/// in. To be called once, before anything else; says whether it took effect.
+pub fn set_root(root: &Path) -> bool {
+    OTHER.set(root.to_owned()).is_ok() || OTHER.get().is_some_and(|set| set == root)
+}
+
+fn root() -> &'static Path {
+    OTHER.get().map_or(Path::new(ROOT), PathBuf::as_path)
+}
+
 /// The value of a setting, trimmed; nothing when the kernel does not have it.
 pub(crate) fn read(key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(Path::new(ROOT).join(key)).ok()?;
+    let text = std::fs::read_to_string(root().join(key)).ok()?;
     Some(text.trim_end().to_owned())
 }
 
 /// Writes a setting.
 pub(crate) fn write(key: &str, value: &str) -> Result<(), DatapathError> {
-    std::fs::write(Path::new(ROOT).join(key), value).map_err(|source| DatapathError::Setting {
+    std::fs::write(root().join(key), value).map_err(|source| DatapathError::Setting {
         key: key.to_owned(),
         source,
     })
@@ -85,7 +100,7 @@ fn links() -> Result<Vec<String>, DatapathError> {
         source,
     };
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(Path::new(ROOT).join(key)).map_err(failed)? {
+    for entry in std::fs::read_dir(root().join(key)).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         if let Some(name) = name.to_str().filter(|n| *n != "all" && *n != "default") {
             names.push(name.to_owned());

@@ -87,10 +87,16 @@ pub(super) fn add_response(added: &Added) -> AddResponse {
         ips: Vec::new(),
         routes: Vec::new(),
     };
+    let v4_gateway = added.gateways.map_or(POD_GATEWAY_V4, |own| own.v4);
+    let v6_gateway = added.gateways.and_then(|own| own.v6);
     for ip in binding.addresses() {
         let (length, gateway, everything) = match ip {
-            IpAddr::V4(_) => (32, IpAddr::V4(POD_GATEWAY_V4), "0.0.0.0/0"),
-            IpAddr::V6(_) => (128, IpAddr::V6(POD_GATEWAY_V6), "::/0"),
+            IpAddr::V4(_) => (32, IpAddr::V4(v4_gateway), "0.0.0.0/0"),
+            IpAddr::V6(_) => (
+                128,
+                IpAddr::V6(v6_gateway.unwrap_or(POD_GATEWAY_V6)),
+                "::/0",
+            ),
         };
         let gw = gateway.to_string();
         response.ips.push(IpConfig {
@@ -118,6 +124,7 @@ pub(super) fn node_eni(eni: &EniView, state: Option<EniState>) -> NodeEni {
         route_table: state.map(|s| s.table).unwrap_or_default(),
         primary_ip: record.primary.to_string(),
         addresses: granted(record.addresses.iter().map(|(ip, g)| (*ip, g.0))),
+        whole: record.whole,
     }
 }
 
@@ -146,10 +153,16 @@ pub(super) fn binding(binding: &Binding) -> proto::node::v1::Binding {
         ipv6: binding.ipv6.map(|ip| ip.to_string()).unwrap_or_default(),
         host_link: binding.host_link.clone(),
         mtu: binding.mtu,
+        whole: binding.whole,
     }
 }
 
 pub(super) fn status(error: &PodError) -> Status {
+    status_in(error, causes::text(error))
+}
+
+/// The same in other words.
+pub(super) fn status_in(error: &PodError, words: String) -> Status {
     use datapath::error::DatapathError;
     let (code, reason) = match error {
         PodError::Busy(_) => (Code::Unavailable, Reason::Busy),
@@ -176,7 +189,7 @@ pub(super) fn status(error: &PodError) -> Status {
         PodError::Policy { .. } => (Code::Unavailable, Reason::NotReady),
         PodError::Ledger(_) => (Code::Unavailable, Reason::StoreUnavailable),
     };
-    let mut refusal = Refusal::new(code, reason.as_str_name(), causes::text(error));
+    let mut refusal = Refusal::new(code, reason.as_str_name(), words);
     if let PodError::Field { field, .. } = error {
         refusal = refusal.with("field", *field);
     }

@@ -11,6 +11,7 @@ use types::address::Stack;
 use types::op::{Generation, Seq};
 
 use crate::pool::EniRecord;
+use crate::standing::Shortage;
 
 /// Shortest time that a shard is believed to be exhausted, when the replica names none.
 const DEFAULT_RETRY: Duration = Duration::from_secs(5);
@@ -93,6 +94,7 @@ pub fn eni(wire: &EniAttached) -> Result<EniRecord, BadMessage> {
         ipv6,
         primary: id("primary_ip", &wire.primary_ip)?,
         addresses: granted(&wire.addresses)?,
+        whole: wire.whole,
     })
 }
 
@@ -114,7 +116,7 @@ pub fn stack(welcome: &Welcome) -> Result<Stack, BadMessage> {
 /// Why the shard can not give more and for how long that is believed; `None` when it can.
 pub fn exhausted(state: &ShardState) -> Option<(String, Duration)> {
     let reason = state.reason();
-    if reason == Reason::Unspecified {
+    if reason == Reason::Unspecified || state.begun {
         return None;
     }
     let wait = match state.retry_after_ms {
@@ -122,6 +124,15 @@ pub fn exhausted(state: &ShardState) -> Option<(String, Duration)> {
         ms => Duration::from_millis(ms.into()),
     };
     Some((format!("{}: {}", reason.as_str_name(), state.message), wait))
+}
+
+/// The same for people, for as long as the replica says nothing else.
+pub fn shortage(state: &ShardState) -> Option<Shortage> {
+    let reason = state.reason();
+    (reason != Reason::Unspecified).then(|| Shortage {
+        reason,
+        message: state.message.clone(),
+    })
 }
 
 /// Name of a command, for spans.

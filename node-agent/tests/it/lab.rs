@@ -42,6 +42,19 @@ fn ip(words: &str) {
     );
 }
 
+/// Looks until it is so, with a bound.
+pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    while !so() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "not in time: {what}"
+        );
+        look.tick().await;
+    }
+}
+
 /// See the module.
 pub(crate) struct Lab {
     pub(crate) ledger: Ledger,
@@ -51,7 +64,7 @@ pub(crate) struct Lab {
     datapath: Arc<Datapath>,
     uplinks: Uplinks,
     manifests: cluster::pods::PodsWriter,
-    feed: cluster::pods::Pods,
+    pub(crate) feed: cluster::pods::Pods,
 }
 
 impl Drop for Lab {
@@ -124,6 +137,7 @@ impl Lab {
             datapath: Arc::clone(&self.datapath),
             gate: gate.clone(),
             feed: self.feed.clone(),
+            through_node: Vec::new(),
             patience: Patience {
                 manifest: PATIENCE,
                 address: PATIENCE,
@@ -177,5 +191,6 @@ fn eni(mac: MacAddr) -> EniRecord {
         ipv6: Some(("fd09::/64".parse().unwrap(), "fd09::fff7".parse().unwrap())),
         primary: "10.9.0.1".parse().unwrap(),
         addresses,
+        whole: false,
     }
 }

@@ -5,6 +5,10 @@
     reason = "in a test, what can not go on may stop where it stands"
 )]
 
+mod controlplane;
+mod devices;
 mod door;
+mod duty;
+mod kubelet;
 mod lab;
 mod policy;

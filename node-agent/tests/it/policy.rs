@@ -6,23 +6,13 @@ use tokio::time::Instant;
 use types::pod::PodKey;
 
 use crate::door::{Asked, Door, Mood};
-use crate::lab::{Lab, PATIENCE, WAIT, attachment};
+use crate::lab::{Lab, PATIENCE, WAIT, attachment, until};
 
 fn ready(lab: &Lab, sandbox: &str) -> Asked {
     let view = lab.ledger.view();
     let binding = &view.bindings[&attachment(sandbox)];
     let ips = binding.addresses().map(|ip| ip.to_string()).collect();
     Asked::Ready(sandbox.to_owned(), binding.host_link.clone(), ips)
-}
-
-/// Looks until it is so, with a bound.
-async fn until(what: &str, so: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
-    while !so() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        look.tick().await;
-    }
 }
 
 #[tokio::test]

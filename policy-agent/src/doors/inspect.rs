@@ -51,9 +51,16 @@ pub(super) async fn status(door: &PoliciesDoor) -> Result<StatusResponse, Status
         revoked_at_ms: done.at_ms,
         ..StatusResponse::default()
     };
-    let handle = match door.gate.state() {
-        State::On(handle) => handle,
-        State::Starting(reason) | State::Refused(reason) | State::Off(reason) => {
+    let (state, found) = match door.gate.state() {
+        State::On(handle) => ("on", Ok(handle)),
+        State::Starting(reason) => ("starting", Err(reason)),
+        State::Refused(reason) => ("refused", Err(reason)),
+        State::Off(reason) => ("off", Err(reason)),
+    };
+    state.clone_into(&mut response.state);
+    let handle = match found {
+        Ok(handle) => handle,
+        Err(reason) => {
             response.reason = reason;
             return Ok(response);
         }

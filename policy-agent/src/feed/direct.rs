@@ -6,8 +6,8 @@ use cluster::source::{DocumentsSource, OpenError, Place};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::Batch;
 use crate::feed::output::Output;
+use crate::feed::{Batch, Fares};
 use crate::relay::wire;
 
 /// A place that is watched while somebody runs it.
@@ -32,7 +32,7 @@ impl Direct {
     ///
     /// # Cancel safety
     /// Cancel-safe; the source is gone then.
-    pub(super) async fn run(mut self, output: &mut Output) {
+    pub(super) async fn run(mut self, output: &mut Output, fares: &Fares) {
         let done = CancellationToken::new();
         let _ends_with_us = done.clone().drop_guard();
         output.begin();
@@ -50,6 +50,18 @@ impl Direct {
             }
             done.cancel();
         };
-        tokio::join!(self.source.run(done.clone()), tell);
+        let health = self.source.health();
+        let show = async {
+            match health {
+                Some(health) => fares.follow(health).await,
+                None => std::future::pending().await,
+            }
+        };
+        let run = async { tokio::join!(self.source.run(done.clone()), tell) };
+        tokio::select! {
+            _ = run => {}
+            () = show => {}
+        }
+        fares.trouble.send_replace(None);
     }
 }

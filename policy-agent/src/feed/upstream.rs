@@ -1,13 +1,16 @@
 //! Relays as a source, and what is read while none answers.
 
+use std::time::Duration;
+
 use futures::FutureExt as _;
 use mesh::backoff::Backoff;
 use mesh::causes;
+use rand::RngExt as _;
 use tracing::{debug, info, warn};
 
 use crate::feed::direct::Direct;
 use crate::feed::output::{Closed, Output};
-use crate::feed::{Batch, Fallback, Relays};
+use crate::feed::{Batch, Fallback, Fares, Relays};
 use crate::relay::client::{Client, Frames, WatchError};
 use crate::relay::wire;
 
@@ -20,6 +23,7 @@ pub(super) struct Upstream {
     dialer: Dialer,
     fallback: Option<Fallback>,
     output: Output,
+    fares: Fares,
 }
 
 /// Finds a relay that answers.
@@ -33,7 +37,7 @@ struct Dialer {
 }
 
 impl Upstream {
-    pub(super) fn new(relays: Relays, output: Output) -> Self {
+    pub(super) fn new(relays: Relays, output: Output, fares: Fares) -> Self {
         Self {
             dialer: Dialer {
                 targets: relays.targets,
@@ -43,6 +47,7 @@ impl Upstream {
             },
             fallback: relays.fallback,
             output,
+            fares,
         }
     }
 
@@ -50,8 +55,13 @@ impl Upstream {
     pub(super) async fn run(mut self) {
         loop {
             let frames = Box::pin(self.frames()).await;
+            self.fares.trouble.send_replace(None);
             match self.follow(frames).await {
-                Ok(why) => warn!(why, "stream of the relay ended"),
+                Ok(why) => {
+                    warn!(why, "stream of the relay ended");
+                    let why = format!("stream of the relay ended: {why}");
+                    self.fares.trouble.send_replace(Some(why));
+                }
                 Err(Closed) => return,
             }
             // All agents lose a relay at the same moment, and are not to come back at the same moment.
@@ -64,17 +74,19 @@ impl Upstream {
         let Some(fallback) = &self.fallback else {
             return self.dialer.find().await;
         };
-        let soon = tokio::time::timeout(fallback.after, self.dialer.find());
+        let soon = tokio::time::timeout(patience(fallback.after), self.dialer.find());
         if let Ok(frames) = soon.await {
             return frames;
         }
+        let why = "no relay answers; the API server is read instead".to_owned();
+        self.fares.trouble.send_replace(Some(why));
         match Direct::open(&fallback.place).await {
             Ok(direct) => {
                 warn!(place = ?fallback.place, "no relay answers; watching ourselves");
                 tokio::select! {
                     frames = self.dialer.find() => return frames,
                     // Ends only when nobody reads, which the next delivery finds out as well.
-                    () = direct.run(&mut self.output) => {}
+                    () = direct.run(&mut self.output, &self.fares) => {}
                 }
             }
             Err(error) => warn!(
@@ -116,6 +128,12 @@ impl Upstream {
             }
         }
     }
+}
+
+/// How long relays are tried: all agents lose a relay at the same moment, and are not to ask the API server for
+/// everything at the same moment.
+fn patience(after: Duration) -> Duration {
+    after + rand::rng().random_range(Duration::ZERO..=after / 2)
 }
 
 /// A frame as events.
@@ -165,5 +183,21 @@ fn complain(relay: &str, error: &WatchError, failures: u32) {
         warn!(relay, error, "no stream from the relay");
     } else {
         debug!(relay, error, "no stream from the relay");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_that_lost_a_relay_together_do_not_fall_back_together() {
+        let after = Duration::from_secs(30);
+
+        let all: std::collections::BTreeSet<Duration> = (0..100).map(|_| patience(after)).collect();
+
+        assert!(all.iter().all(|p| (after..=after * 3 / 2).contains(p)));
+        // Of a hundred draws from fifteen seconds in nanoseconds no two are the same, or chance is broken.
+        assert!(all.len() > 90, "{}", all.len());
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use cluster::documents::{Change, Documents};
+use cluster::health::Health;
 use cluster::metrics::Metrics;
 use cluster::source::Place;
 use mesh::authz;
@@ -49,6 +50,8 @@ pub struct Relay {
     pub address: Address,
     /// Turns true, once and for good, when all documents were read.
     pub synced: watch::Receiver<bool>,
+    /// How the API server fares; nothing for a folder.
+    pub health: Option<watch::Receiver<Health>>,
 }
 
 /// Watches and serves agents on `bound`.
@@ -60,7 +63,8 @@ pub async fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
     let opened = parts.place.documents(wire::wanted).await;
     let (documents, changes) = opened.context("cluster")?;
     let tasks = parts.tasks;
-    if let Some(health) = documents.health() {
+    let health = documents.health();
+    if let Some(health) = health.clone() {
         let metrics = Metrics::register(parts.registry);
         tasks.spawn("source metrics", metrics.follow(health, tasks.stopping()));
     }
@@ -94,6 +98,7 @@ pub async fn start(bound: Bound, parts: &Parts<'_>) -> anyhow::Result<Relay> {
         source,
         address,
         synced: is_synced,
+        health,
     })
 }
 

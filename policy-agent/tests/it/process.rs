@@ -239,3 +239,43 @@ async fn start_of_a_pod_is_one_trace_from_the_gate_to_the_kernels_transaction() 
             .any(|s| s["name"] == "policy.commit" && s["parent_span_id"] == "")
     );
 }
+
+fn phase(phase: &str) -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"namespace": "terway", "name": "terway-phase"},
+        "data": {"phase": phase},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agent_of_a_node_that_leaves_guards_its_pods_to_the_last_and_then_takes_its_tables() {
+    let sets = ["control.phase=terway/terway-phase"];
+    let (bed, pod, site, program) = guarded(&sets).await;
+    let holder = site.hold();
+    holder.until(true).await;
+
+    site.write(&phase("leave"));
+    assert!(has_table(&bed) && !is_open(&bed, &pod));
+    site.release("s1").await.unwrap();
+    let (status, log) = program.ended().await;
+    assert!(status.success(), "{log}");
+    assert!(log.contains("the last pod has gone"), "{log}");
+    assert!(has_table(&bed));
+    let program = site.start("left.log", &sets);
+    site.until("the node has left", |s| {
+        s.state == "off" && s.reason.contains("uninstalled")
+    })
+    .await;
+    assert!(!has_table(&bed), "{}", bed.listed());
+    holder.until(false).await;
+
+    site.write(&phase("serve"));
+    let (status, log) = program.ended().await;
+    assert!(status.success(), "{log}");
+    let program = site.start("again.log", &sets);
+    site.until("policy is in force again", |s| s.state == "on" && s.in_sync)
+        .await;
+    assert!(has_table(&bed));
+    program.terminate().await;
+}

@@ -69,6 +69,11 @@ pub(super) enum Part {
     All,
     /// Pods of this node.
     Node(String),
+    /// The one object of this name; of this namespace, if the kind has them.
+    Named {
+        namespace: Option<String>,
+        name: String,
+    },
 }
 
 /// Follows one resource.
@@ -266,11 +271,23 @@ impl Follower {
             Part::Node(node) => {
                 Query::default().with("fieldSelector", &format!("spec.nodeName={node}"))
             }
+            // By this selector RBAC knows that it is about one object.
+            Part::Named { name, .. } => {
+                Query::default().with("fieldSelector", &format!("metadata.name={name}"))
+            }
         }
     }
 
+    fn path(&self) -> String {
+        let namespace = match &self.part {
+            Part::Named { namespace, .. } => namespace.as_deref(),
+            Part::All | Part::Node(_) => None,
+        };
+        self.state.place.path(namespace, self.kind.plural)
+    }
+
     async fn watch(&mut self, query: &Query) -> Result<Lines, End> {
-        let path = self.state.place.path(self.kind.plural);
+        let path = self.path();
         let seconds = self.pace.watch().as_secs().max(1).to_string();
         let query = query
             .clone()
@@ -342,7 +359,7 @@ impl Follower {
 
     /// Reads the whole page by page, and says as of when it is.
     async fn list(&mut self) -> Result<String, End> {
-        let path = self.state.place.path(self.kind.plural);
+        let path = self.path();
         let api_version = self.state.place.api_version();
         let accept = if self.kind.metadata_only {
             METADATA_LIST
@@ -354,8 +371,10 @@ impl Follower {
             let query = match (&self.part, &more) {
                 // From the server's memory, where pods are sorted by node; from the disk it would read all of them.
                 (Part::Node(_), _) => self.query().with("resourceVersion", "0"),
-                (Part::All, None) => self.query().with("limit", &self.state.page.to_string()),
-                (Part::All, Some(more)) => self
+                (Part::All | Part::Named { .. }, None) => {
+                    self.query().with("limit", &self.state.page.to_string())
+                }
+                (Part::All | Part::Named { .. }, Some(more)) => self
                     .query()
                     .with("limit", &self.state.page.to_string())
                     .with("continue", more),

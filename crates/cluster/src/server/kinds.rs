@@ -42,12 +42,14 @@ impl Place {
         }
     }
 
-    /// Path of the collection.
-    pub(super) fn path(self, plural: &str) -> String {
+    /// Path of the collection: of all namespaces, or of one.
+    pub(super) fn path(self, namespace: Option<&str>, plural: &str) -> String {
+        let inside = namespace.map(|name| format!("namespaces/{name}/"));
+        let inside = inside.unwrap_or_default();
         if self.group.is_empty() {
-            format!("/api/{}/{plural}", self.version)
+            format!("/api/{}/{inside}{plural}", self.version)
         } else {
-            format!("/apis/{}/{}/{plural}", self.group, self.version)
+            format!("/apis/{}/{}/{inside}{plural}", self.group, self.version)
         }
     }
 
@@ -90,8 +92,19 @@ const PORTS: Shape = Shape::Each(&Shape::Fields(&[
     ("protocol", Shape::All),
 ]));
 
+/// Extended resources that mean something to us.
+fn is_our_resource(name: &str) -> bool {
+    name == k8s_api::names::WHOLE_ENI
+}
+
+const RESOURCES: Shape = Shape::Fields(&[
+    ("limits", Shape::Names(is_our_resource)),
+    ("requests", Shape::Names(is_our_resource)),
+]);
+
 const CONTAINERS: Shape = Shape::Each(&Shape::Fields(&[
     ("ports", PORTS),
+    ("resources", RESOURCES),
     ("restartPolicy", Shape::All),
 ]));
 
@@ -122,6 +135,8 @@ const NODE: Shape = Shape::Fields(&[
     ("spec", Shape::Fields(&[("providerID", Shape::All)])),
     ("status", Shape::Fields(&[("addresses", Shape::All)])),
 ]);
+
+const WITH_DATA: Shape = Shape::Fields(&[("metadata", META), ("data", Shape::All)]);
 
 const WITH_SPEC: Shape = Shape::Fields(&[("metadata", META), ("spec", Shape::All)]);
 
@@ -172,6 +187,10 @@ const fn custom(
 
 /// Pods.
 pub(super) static PODS: Kind = built_in("Pod", "pods", CORE, POD);
+/// Nodes.
+pub(super) static NODES: Kind = built_in("Node", "nodes", CORE, NODE);
+/// ConfigMaps: never all of them, only one by its name.
+pub(super) static CONFIG_MAPS: Kind = built_in("ConfigMap", "configmaps", CORE, WITH_DATA);
 
 static OTHERS: [Kind; 10] = [
     by_metadata("Namespace", "namespaces"),
@@ -231,6 +250,7 @@ mod tests {
             "spec": {
                 "nodeName": "n1", "volumes": [{"name": "v"}],
                 "containers": [{"name": "c", "image": "i", "env": [],
+                    "resources": {"limits": {"cpu": "1", "aliyun/eni": "1"}},
                     "ports": [{"name": "web", "containerPort": 80, "hostPort": 8080}]}],
                 "initContainers": [{"restartPolicy": "Always", "ports": []}],
             },
@@ -246,7 +266,8 @@ mod tests {
             },
             "spec": {
                 "nodeName": "n1",
-                "containers": [{"ports": [{"name": "web", "containerPort": 80}]}],
+                "containers": [{"resources": {"limits": {"aliyun/eni": "1"}},
+                    "ports": [{"name": "web", "containerPort": 80}]}],
                 "initContainers": [{"restartPolicy": "Always", "ports": []}],
             },
             "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
@@ -265,10 +286,14 @@ mod tests {
     fn paths_and_resources_are_those_of_the_group() {
         let calico = CALICO;
 
-        assert_eq!(CORE.path("pods"), "/api/v1/pods");
+        assert_eq!(CORE.path(None, "pods"), "/api/v1/pods");
+        assert_eq!(
+            CORE.path(Some("n"), "configmaps"),
+            "/api/v1/namespaces/n/configmaps"
+        );
         assert_eq!(CORE.resource("pods"), "pods");
         assert_eq!(
-            calico.path("globalnetworkpolicies"),
+            calico.path(None, "globalnetworkpolicies"),
             "/apis/crd.projectcalico.org/v1/globalnetworkpolicies"
         );
         assert_eq!(

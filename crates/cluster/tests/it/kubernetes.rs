@@ -1,7 +1,8 @@
 //! A real API server, held to the contract, and asked what only a real one does.
 
 use cluster::documents::{DocumentKey, Documents, Wanted};
-use cluster::health::{Phase, Reason};
+use cluster::health::{Phase as Fares, Reason};
+use cluster::object::{Phase, Seen, Which};
 use cluster::pods::Pods;
 use cluster::server::Server;
 use serde_json::{Value, json};
@@ -72,6 +73,7 @@ async fn real_server_keeps_the_contract() {
     finds_a_kind_that_is_defined_later(&bare, &admin).await;
     keeps_all_while_the_server_is_away(&mut bare, &admin).await;
     keeps_of_a_pod_what_is_looked_at(&bare, &admin).await;
+    follows_one_object_that_is_all_it_may_read(&bare, &admin).await;
 
     let server = server_of(&bare, "admin").await;
     let mut world = Kubernetes { admin, server };
@@ -119,7 +121,7 @@ async fn finds_a_kind_that_is_defined_later(bare: &Bare, admin: &Admin) {
     while_running(Box::new(|drain| Box::pin(source.run(drain))), async {
         reader.synced().await;
         let calico = "globalnetworkpolicies.crd.projectcalico.org";
-        assert_eq!(health.borrow().resources[calico].phase, Phase::Absent);
+        assert_eq!(health.borrow().resources[calico].phase, Fares::Absent);
         assert!(reader.names().contains(&"contract"), "{:?}", reader.names());
         admin.define_calico().await;
         admin.put(&global("a", "x")).await;
@@ -190,9 +192,69 @@ async fn keeps_of_a_pod_what_is_looked_at(bare: &Bare, admin: &Admin) {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "trimmed", "namespace": "contract", "labels": {"l": "x"},
                 "annotations": {"k8s.aliyun.com/pod-ips": "10.0.0.9"}},
-            "spec": {"nodeName": "n1", "containers": [{"ports": [
+            "spec": {"nodeName": "n1", "containers": [{"resources": {}, "ports": [
                 {"name": "web", "containerPort": 80, "protocol": "TCP"}]}]},
             "status": {"phase": "Running", "podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]},
         })
     );
+}
+
+/// `nobody` may read one ConfigMap by its name, as a node's account may read the phase.
+async fn follows_one_object_that_is_all_it_may_read(bare: &Bare, admin: &Admin) {
+    admin
+        .put(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+            "metadata": {"name": "phase", "namespace": "contract"},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"],
+                "resourceNames": ["phase"], "verbs": ["get", "list", "watch"]}],
+        }))
+        .await;
+    admin
+        .put(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "phase", "namespace": "contract"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "phase"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "nobody"}],
+        }))
+        .await;
+    let phase = |name: &str, phase: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "contract"}, "data": {"phase": phase},
+        })
+    };
+    let which = |name: &str| Which::ConfigMap {
+        namespace: "contract".to_owned(),
+        name: name.to_owned(),
+    };
+    let server = server_of(bare, "nobody").await;
+    let (source, mut seen) = server.object(which("phase"));
+    let (other, others) = server.object(which("other"));
+    let mut refused = other.health();
+    let run: Run = Box::new(|drain| {
+        Box::pin(async move {
+            tokio::join!(source.run(drain.clone()), other.run(drain));
+        })
+    });
+
+    while_running(run, async {
+        seen.wait_for(|seen| *seen == Seen::Absent).await.unwrap();
+        admin.put(&phase("other", "leave")).await;
+        admin.put(&phase("phase", "leave")).await;
+        let leave = |seen: &Seen| Phase::of(seen) == Phase::Leave;
+        seen.wait_for(leave).await.unwrap();
+        admin.put(&phase("phase", "serve")).await;
+        let serve = |seen: &Seen| Phase::of(seen) == Phase::Serve;
+        let there = seen.wait_for(serve).await.unwrap().clone();
+        assert_eq!(there.text("/data/phase"), Some("serve"));
+        admin.delete(&phase("phase", "serve")).await;
+        seen.wait_for(|seen| *seen == Seen::Absent).await.unwrap();
+        let forbidden = |health: &cluster::health::Health| {
+            let mut troubles = health.troubles();
+            troubles.any(|(_, trouble)| trouble.reason == Reason::Forbidden)
+        };
+        refused.wait_for(forbidden).await.unwrap();
+        assert_eq!(*others.borrow(), Seen::Unknown);
+    })
+    .await;
 }
