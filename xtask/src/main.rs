@@ -1,4 +1,4 @@
-//! The one front door: `cargo xtask up | test | bench | chart | image | layers | checklist`.
+//! The one front door: `cargo xtask up | test | bench | chart | image | k8s | layers | checklist`.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ mod bench;
 mod chart;
 mod checklist;
 mod image;
+mod k8s;
 mod layers;
 mod machine;
 mod step;
@@ -38,6 +39,8 @@ enum Command {
     Chart(chart::Args),
     /// Make an image of every component, without an engine.
     Image(image::Args),
+    /// Start a real Kubernetes on this machine, with the chart on it.
+    K8s(k8s::Args),
     /// Check that imports point downwards only.
     Layers,
     /// Check that a test names every letter of the checklist of policy semantics.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Chart(args) => chart::run(&args),
         Command::Image(args) => image::run(&args),
+        Command::K8s(args) => k8s::run(&args),
         Command::Layers => layers::run(),
         Command::Checklist => checklist::run(),
     };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{cargo, run as run_step, say};
-use crate::{checklist, layers, machine, up};
+use crate::{checklist, k8s, layers, machine, up};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +49,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     say(&format!("building ({} s)", start.elapsed().as_secs()));
     up::build(false)?;
+    // Tests of other programs need nothing of it.
+    if args.filter.is_none() {
+        say(&format!("a real Kubernetes ({} s)", start.elapsed().as_secs()));
+        k8s::prepare_for_tests()?;
+    }
     say(&format!("tests ({} s)", start.elapsed().as_secs()));
     counts.add(tests(args)?);
     say(&format!("took {} s", start.elapsed().as_secs()));

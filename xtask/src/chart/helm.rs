@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::chart::Rendered;
-use crate::step::{has, root, run, say};
+use crate::k8s::binaries;
+use crate::step::root;
 
-/// What is built, and asked for.
-const MODULE: &str = "helm.sh/helm/v3/cmd/helm@v3.19.2";
 /// Kubernetes for which the chart is rendered: that of the test bed.
 const KUBERNETES: &str = "v1.34.4";
 
@@ -27,17 +26,7 @@ impl Helm {
     /// When there is none and no `go` either.
     pub(crate) fn find() -> Result<Self> {
         let root = root()?;
-        let ours = cache()?.join("helm");
-        let program = if has("helm") {
-            PathBuf::from("helm")
-        } else if ours.is_file() {
-            ours
-        } else if has("go") {
-            build(&ours)?;
-            ours
-        } else {
-            bail!("there is no helm, and no go to build it with");
-        };
+        let program = binaries::helm()?;
         Ok(Self { program, root })
     }
 
@@ -90,26 +79,4 @@ impl Helm {
 
 fn values(root: &Path, set: &str) -> PathBuf {
     root.join("helm/tests/values").join(format!("{set}.yaml"))
-}
-
-/// Where binaries of Kubernetes are kept, outside the tree.
-fn cache() -> Result<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(base
-        .join("terway-mesh")
-        .join(format!("kubernetes-{KUBERNETES}")))
-}
-
-fn build(program: &Path) -> Result<()> {
-    say("building helm (two minutes)");
-    let folder = program.parent().context("helm has no folder")?;
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    run(Command::new("go")
-        .env("GOBIN", folder)
-        .env("GOFLAGS", "")
-        .env("CGO_ENABLED", "0")
-        .args(["install", MODULE]))
 }
