@@ -24,6 +24,7 @@ use crate::eni::{Outcome, Verbs};
 use crate::facts::Facts;
 use crate::failure::{Failure, Subject};
 use crate::limits::Class;
+use crate::metrics::Metrics;
 use crate::op::{Ended, Entry, Registry, Slot};
 
 /// Time kept back from the caller's deadline, so that the answer still reaches it.
@@ -53,6 +54,7 @@ struct Inner {
     facts: Facts,
     ops: Arc<Registry<Outcome>>,
     tasks: Tasks,
+    metrics: Arc<Metrics>,
     settings: Settings,
 }
 
@@ -69,6 +71,8 @@ pub struct Parts {
     pub ops: Arc<Registry<Outcome>>,
     /// Where operations run.
     pub tasks: Tasks,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Api {
@@ -80,6 +84,7 @@ impl Api {
             facts,
             ops,
             tasks,
+            metrics,
         } = parts;
         Self {
             inner: Arc::new(Inner {
@@ -88,9 +93,16 @@ impl Api {
                 facts,
                 ops,
                 tasks,
+                metrics,
                 settings,
             }),
         }
+    }
+
+    /// The status that tells a failure, which is counted.
+    fn status(&self, failure: &Failure) -> Status {
+        self.inner.metrics.fault(failure.reason());
+        failure.to_status()
     }
 
     /// Runs, joins or remembers the operation.
@@ -153,10 +165,10 @@ impl Api {
         decode: impl FnOnce(T) -> Result<Work, Failure>,
     ) -> Result<Outcome, Status> {
         let deadline = deadline_of(&request, self.inner.settings.op_timeout);
-        let work = decode(request.into_inner()).map_err(|failure| failure.to_status())?;
+        let work = decode(request.into_inner()).map_err(|failure| self.status(&failure))?;
         self.perform(work, deadline)
             .await
-            .map_err(|failure| failure.to_status())
+            .map_err(|failure| self.status(&failure))
     }
 
     fn read_terms<T>(&self, request: &Request<T>, class: Class) -> Terms {
@@ -291,7 +303,7 @@ impl Cloud for Api {
             };
             self.describe(wanted, &terms).await
         };
-        let enis = found.await.map_err(|failure| failure.to_status())?;
+        let enis = found.await.map_err(|failure| self.status(&failure))?;
         Ok(Response::new(wire::DescribeEnisResponse {
             enis: enis.iter().map(convert::from_eni).collect(),
         }))
@@ -307,7 +319,7 @@ impl Cloud for Api {
             let ids = convert::to_instance_ids(&request.into_inner().instance_ids)?;
             self.inner.facts.instances(&ids, &terms).await
         };
-        let instances = found.await.map_err(|failure| failure.to_status())?;
+        let instances = found.await.map_err(|failure| self.status(&failure))?;
         Ok(Response::new(wire::DescribeInstancesResponse {
             instances: instances.iter().map(convert::from_instance).collect(),
         }))
@@ -322,7 +334,7 @@ impl Cloud for Api {
             let ids = convert::to_vswitch_ids(&request.into_inner().vswitch_ids)?;
             self.inner.facts.vswitches(&ids, &terms).await
         };
-        let vswitches = found.await.map_err(|failure| failure.to_status())?;
+        let vswitches = found.await.map_err(|failure| self.status(&failure))?;
         Ok(Response::new(wire::DescribeVSwitchesResponse {
             vswitches: vswitches.iter().map(convert::from_vswitch).collect(),
         }))
@@ -335,7 +347,7 @@ impl Cloud for Api {
         let on_wire = convert::to_fence(request.into_inner())
             .and_then(|(shard, epoch)| self.inner.ops.fence(&shard, epoch));
         Ok(Response::new(wire::FenceResponse {
-            in_flight: on_wire.map_err(|failure| failure.to_status())?,
+            in_flight: on_wire.map_err(|failure| self.status(&failure))?,
         }))
     }
 }

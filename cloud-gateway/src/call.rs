@@ -16,7 +16,7 @@ use tracing::{Instrument, field, info_span};
 use types::time::Tick;
 use uuid::Uuid;
 
-use crate::credentials::CredentialFiles;
+use crate::credentials::Keeper;
 use crate::fence::Fence;
 use crate::limits::{Budgets, Class, NoBudget};
 use crate::metrics::Metrics;
@@ -48,6 +48,12 @@ pub enum CallError {
     #[error("not sent: {what}")]
     NotSent {
         /// What failed.
+        what: String,
+    },
+    /// There is nothing to sign it with. Nothing was done.
+    #[error("{what}")]
+    NoCredentials {
+        /// Which source, and what is wrong with it.
         what: String,
     },
     /// It was sent and not answered, or not legibly. Nobody knows whether it took effect.
@@ -124,7 +130,7 @@ pub struct Settings {
 pub struct Caller {
     settings: Settings,
     budgets: Arc<Budgets>,
-    credentials: CredentialFiles,
+    credentials: Arc<Keeper>,
     transport: Arc<dyn Transport>,
     metrics: Arc<Metrics>,
 }
@@ -134,7 +140,7 @@ impl Caller {
     pub fn new(
         settings: Settings,
         budgets: Arc<Budgets>,
-        credentials: CredentialFiles,
+        credentials: Arc<Keeper>,
         transport: Arc<dyn Transport>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -224,17 +230,25 @@ impl Caller {
         request: &R,
         terms: &Terms,
     ) -> Result<Answer<R::Reply>, CallError> {
-        let used = self.credentials.current().await;
+        let used = self.signer()?;
         let first = self.exchange(request, terms, &used).await;
         if let Err(CallError::Refused(fault)) = &first
             && is_about_keys(fault)
             && self.credentials.renewed_since(&used).await
         {
             self.admit(R::ACTION, terms).await?;
-            let renewed = self.credentials.current().await;
+            let renewed = self.signer()?;
             return self.exchange(request, terms, &renewed).await;
         }
         first
+    }
+
+    fn signer(&self) -> Result<Arc<Credentials>, CallError> {
+        self.credentials
+            .current()
+            .map_err(|none| CallError::NoCredentials {
+                what: none.to_string(),
+            })
     }
 
     async fn exchange<R: Request + Sync>(
@@ -325,7 +339,7 @@ fn fenced(fence: &Fence) -> CallError {
 }
 
 /// Whether the refusal is about who signed, so that other keys may help.
-fn is_about_keys(fault: &Fault) -> bool {
+pub(crate) fn is_about_keys(fault: &Fault) -> bool {
     const ABOUT_KEYS: [&str; 3] = [
         "InvalidAccessKeyId",
         "InvalidSecurityToken",
@@ -344,6 +358,7 @@ fn may_have_happened(failed: &CallError) -> bool {
         CallError::Throttled { .. }
         | CallError::Full { .. }
         | CallError::NotSent { .. }
+        | CallError::NoCredentials { .. }
         | CallError::Fenced { .. } => false,
     }
 }
@@ -361,6 +376,7 @@ fn may_repeat(action: Action, failed: &CallError) -> bool {
         CallError::NotSent { .. } => true,
         CallError::Throttled { .. }
         | CallError::Full { .. }
+        | CallError::NoCredentials { .. }
         | CallError::Unknown { .. }
         | CallError::Fenced { .. } => false,
     }
@@ -373,6 +389,7 @@ fn hint(failed: &CallError) -> Duration {
         CallError::Throttled { .. }
         | CallError::Full { .. }
         | CallError::NotSent { .. }
+        | CallError::NoCredentials { .. }
         | CallError::Unknown { .. }
         | CallError::Fenced { .. } => Duration::ZERO,
     }
@@ -389,6 +406,7 @@ fn settle(action: Action, last: CallError, unanswered: bool, wait: Duration) -> 
         CallError::Throttled { .. }
         | CallError::Full { .. }
         | CallError::NotSent { .. }
+        | CallError::NoCredentials { .. }
         | CallError::Unknown { .. }
         | CallError::Fenced { .. } => true,
     };
@@ -415,6 +433,7 @@ fn facts<R>(result: &Result<Answer<R>, CallError>) -> (&str, &str) {
         Err(CallError::Refused(fault)) => (&fault.code, &fault.request_id),
         Err(CallError::NotSent { .. }) => ("not_sent", ""),
         Err(CallError::Unknown { .. }) => ("no_answer", ""),
+        Err(CallError::NoCredentials { .. }) => ("no_credentials", ""),
         Err(CallError::Fenced { .. }) => ("fenced", ""),
         Err(CallError::Throttled { .. } | CallError::Full { .. }) => ("no_budget", ""),
     }

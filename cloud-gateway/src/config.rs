@@ -1,10 +1,12 @@
 //! What an operator can set, and what it may be.
 //!
-//! Durations are milliseconds. Every value is checked before a port opens; an error names its key.
+//! Durations are milliseconds. Every value is checked before a port opens; an error names its key. Whether there *are*
+//! credentials is no matter of the configuration: they may come later, and readiness says what is missing.
+
+pub mod credentials;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ecs_api::action::{Action, Product};
@@ -18,9 +20,10 @@ use mesh::tls::{TlsConfig, TlsMaterial};
 use serde::{Deserialize, Serialize};
 use types::cloud::RegionId;
 
+pub use crate::config::credentials::{Chosen, Credentials};
 use crate::limits::Quotas;
 use crate::limits::bucket::MIN_QUOTA;
-use crate::{api, call, credentials, describe, eni, facts};
+use crate::{api, call, describe, eni, facts};
 
 /// Longest duration that any key takes: a day.
 const MAX_MS: u64 = 24 * 3_600 * 1_000;
@@ -36,7 +39,7 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Where the cloud is, and how it is called.
     pub cloud: Cloud,
-    /// Where the access keys are.
+    /// With what calls are signed.
     pub credentials: Credentials,
     /// Budgets.
     #[serde(default)]
@@ -125,21 +128,6 @@ fn default_backoff() -> BackoffParams {
         first_ms: 200,
         max_ms: 5_000,
     }
-}
-
-/// Where the access keys are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Credentials {
-    /// Folder with `access-key-id`, `access-key-secret` and, for temporary keys, `security-token`.
-    pub dir: PathBuf,
-    /// How often the files are looked at.
-    #[serde(default = "default_reread")]
-    pub reread_ms: u64,
-}
-
-fn default_reread() -> u64 {
-    5_000
 }
 
 /// Budgets.
@@ -269,8 +257,7 @@ impl Settings for Config {
         }
         Backoff::try_new(self.cloud.backoff)
             .map_err(|error| Invalid::new("cloud.backoff", error.to_string()))?;
-        credentials::check(&self.credentials.dir)
-            .map_err(|error| Invalid::new("credentials.dir", error.to_string()))?;
+        self.source()?;
         TlsMaterial::load(&self.tls).map_err(|error| Invalid::new("tls", chain(&error)))?;
         Ok(())
     }
@@ -295,6 +282,7 @@ impl Config {
     fn check_durations(&self) -> Result<(), Invalid> {
         let durations = [
             ("cloud.timeout_ms", self.cloud.timeout_ms),
+            ("credentials.reread_ms", self.credentials.reread_ms),
             ("readback.tick_ms", self.readback.tick_ms),
             ("readback.first_ms", self.readback.first_ms),
             ("readback.max_ms", self.readback.max_ms),
@@ -319,6 +307,12 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Where credentials come from, with what the environment adds.
+    pub fn source(&self) -> Result<Chosen, Invalid> {
+        let variable = |name: &str| std::env::var(name).ok();
+        self.credentials.chosen(&self.cloud.region, variable)
     }
 
     /// Where each API lives.
@@ -431,6 +425,15 @@ impl Config {
 }
 
 fn endpoint(text: &str, region: &RegionId) -> Option<Endpoint> {
+    base(text).map(|(scheme, authority)| Endpoint {
+        scheme,
+        authority,
+        region: region.clone(),
+    })
+}
+
+/// Scheme and authority of `http(s)://host[:port]`, with nothing behind it and nobody in it.
+fn base(text: &str) -> Option<(String, String)> {
     let uri: Uri = text.parse().ok()?;
     let scheme = uri
         .scheme_str()
@@ -438,11 +441,7 @@ fn endpoint(text: &str, region: &RegionId) -> Option<Endpoint> {
     let authority = uri.authority()?;
     let plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
     let host_only = !authority.as_str().contains('@') && !authority.host().is_empty();
-    (plain && host_only).then(|| Endpoint {
-        scheme: scheme.to_owned(),
-        authority: authority.to_string(),
-        region: region.clone(),
-    })
+    (plain && host_only).then(|| (scheme.to_owned(), authority.to_string()))
 }
 
 #[cfg(test)]
@@ -456,6 +455,7 @@ mod tests {
     use mesh::run::configure;
 
     use super::*;
+    use crate::credentials::{FILE_ID, FILE_SECRET};
 
     const DAY: Duration = Duration::from_hours(24);
     const DOCUMENT: &str = include_str!("../../docs/configuration.md");
@@ -463,8 +463,8 @@ mod tests {
     /// A folder with good credentials and certificates, and the file that names them.
     fn good(dir: &Path) -> Sources {
         mesh::tls::install_provider();
-        std::fs::write(dir.join(credentials::FILE_ID), "id").unwrap();
-        std::fs::write(dir.join(credentials::FILE_SECRET), "secret").unwrap();
+        std::fs::write(dir.join(FILE_ID), "id").unwrap();
+        std::fs::write(dir.join(FILE_SECRET), "secret").unwrap();
         let ca = Authority::new(DAY).unwrap();
         let leaf = Leaf::new(&Identity::gateway("gw-1"), DAY);
         ca.issue(&leaf).unwrap().write(&dir.join("tls")).unwrap();
@@ -526,7 +526,9 @@ mod tests {
     fn mistakes_are_named_by_their_keys() {
         let dir = tempfile::tempdir().unwrap();
         for (set, key) in [
-            ("credentials.dir=/nowhere", "credentials.dir"),
+            ("credentials.ram_role=auto", "credentials.ram_role"),
+            ("credentials.reread_ms=0", "credentials.reread_ms"),
+            ("credentials.folder=/nowhere", "credentials.folder"),
             ("tls.cert=/nowhere", "tls"),
             ("tls.dir=/nowhere", "tls.dir"),
             ("cloud.endpoint=ecs.aliyuncs.com", "cloud.endpoint"),
@@ -595,7 +597,8 @@ mod tests {
             sets: vec!["rate_limits.per_minute.DescribeVSwitches=300".to_owned()],
             ..good(dir.path())
         };
-        let config: Config = configure(&sources).unwrap();
+        let mut config: Config = configure(&sources).unwrap();
+        config.credentials.oidc = Some(credentials::Oidc::default());
         let mut found = BTreeSet::new();
         keys("", &serde_json::to_value(&config).unwrap(), &mut found);
         let (own, shared) = (documented("cloud-gateway"), documented("Every service"));

@@ -1,36 +1,51 @@
-//! Access keys from files, read again when they change.
+//! With what calls are signed: where it comes from, and how it is kept fresh.
 //!
-//! A directory as a Kubernetes secret is mounted: `access-key-id`, `access-key-secret`, and `security-token` for
-//! temporary keys. Nothing here prints a secret.
+//! There is one source at a time. All of them are kept by one [`Keeper`], so that expiry, rotation and complaints are
+//! the same for files and for what is fetched. Nothing here prints a secret.
 
-use std::fs;
+pub mod files;
+pub mod keeper;
+pub mod oidc;
+pub mod ram_role;
+pub mod token_config;
+
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use ecs_api::sign::Credentials;
-use secrecy::SecretString;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use ecs_api::sign::encode::parse_timestamp;
+use types::time::Tick;
 
-use crate::metrics::Metrics;
+use crate::transport::TransportError;
+pub use files::{FILE_ID, FILE_SECRET, FILE_TOKEN};
+pub use keeper::{Keeper, NoCredentials, Place, Rhythm};
 
-/// File with the AccessKey id.
-pub const FILE_ID: &str = "access-key-id";
-/// File with the AccessKey secret.
-pub const FILE_SECRET: &str = "access-key-secret";
-/// File with the session token of temporary keys; absent with lasting ones.
-pub const FILE_TOKEN: &str = "security-token";
+/// Credentials as a source gave them.
+#[derive(Debug)]
+pub struct Issued {
+    /// What to sign with.
+    pub credentials: Credentials,
+    /// How long they are good from now on; `None` if nothing says.
+    pub left: Option<Duration>,
+}
 
-/// The link under which a secret's mount holds its files: all of them change in one step behind it.
-const MOUNT_LINK: &str = "..data";
+/// Where credentials come from.
+#[async_trait]
+pub trait Source: Send + Sync + Debug {
+    /// Looks once. The caller bounds the time and repeats.
+    ///
+    /// # Errors
+    /// [`CredentialError`], which holds no secret.
+    async fn fetch(&self) -> Result<Issued, CredentialError>;
+}
 
-/// The files hold no credentials.
+/// A source gives no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A file or the directory cannot be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{}: {source}", path.display())]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -38,230 +53,61 @@ pub enum CredentialError {
         #[source]
         source: std::io::Error,
     },
-    /// A file is empty, or holds what no header can.
-    #[error("{path}: {why}", path = path.display())]
+    /// A file or an answer is not what it should be.
+    #[error("{what}: {why}")]
     Malformed {
-        /// Which.
-        path: PathBuf,
+        /// The file, or who answered.
+        what: String,
         /// What is wrong.
-        why: &'static str,
+        why: String,
+    },
+    /// Whoever gives credentials gives none to us.
+    #[error("{what}: {why}")]
+    Refused {
+        /// The file, or who answered.
+        what: String,
+        /// Its words.
+        why: String,
+    },
+    /// Whoever gives credentials cannot be reached.
+    #[error("{what} cannot be reached: {why}")]
+    Unreachable {
+        /// Who.
+        what: String,
+        /// What failed.
+        why: String,
     },
 }
 
-/// The credentials in a directory.
-#[derive(Debug)]
-pub struct CredentialFiles {
-    dir: PathBuf,
-    every: Duration,
-    current: ArcSwap<Credentials>,
-    looked: Mutex<Instant>,
-    metrics: Arc<Metrics>,
-}
-
-impl CredentialFiles {
-    /// Reads the files; looks at them again after `every` when somebody asks.
-    pub async fn open(
-        dir: &Path,
-        every: Duration,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, CredentialError> {
-        let first = read_aside(dir).await?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            every,
-            current: ArcSwap::from_pointee(first),
-            looked: Mutex::new(Instant::now()),
-            metrics,
-        })
-    }
-
-    /// The credentials to sign with.
-    pub async fn current(&self) -> Arc<Credentials> {
-        // Whoever finds the lock taken uses what is there: one look at a time is enough.
-        if let Ok(mut looked) = self.looked.try_lock()
-            && looked.elapsed() >= self.every
-        {
-            self.look().await;
-            *looked = Instant::now();
-        }
-        self.current.load_full()
-    }
-
-    /// The cloud refused `used`. Looks at the files at once; whether there are other credentials now.
-    pub async fn renewed_since(&self, used: &Credentials) -> bool {
-        let mut looked = self.looked.lock().await;
-        if same(&self.current.load(), used) {
-            self.look().await;
-            *looked = Instant::now();
-        }
-        drop(looked);
-        !same(&self.current.load(), used)
-    }
-
-    async fn look(&self) {
-        match read_aside(&self.dir).await {
-            Ok(read) if same(&self.current.load(), &read) => {}
-            Ok(read) => {
-                tracing::info!(access_key_id = read.access_key_id, "other credentials read");
-                self.current.store(Arc::new(read));
-                self.metrics.credentials(true);
-            }
-            // The old ones may well be good for longer than the files are broken.
-            Err(error) => {
-                tracing::warn!(%error, "credentials kept, their files cannot be read");
-                self.metrics.credentials(false);
-            }
-        }
-    }
-}
-
-fn same(a: &Credentials, b: &Credentials) -> bool {
-    a.access_key_id == b.access_key_id && a.secret() == b.secret() && a.token() == b.token()
-}
-
-/// Whether the directory holds credentials.
-pub fn check(dir: &Path) -> Result<(), CredentialError> {
-    read(dir).map(drop)
-}
-
-async fn read_aside(dir: &Path) -> Result<Credentials, CredentialError> {
-    let owned = dir.to_owned();
-    let read = tokio::task::spawn_blocking(move || read(&owned)).await;
-    read.unwrap_or_else(|stopped| {
-        Err(CredentialError::Unreadable {
-            path: dir.to_owned(),
-            source: std::io::Error::other(stopped),
-        })
-    })
-}
-
-fn read(dir: &Path) -> Result<Credentials, CredentialError> {
-    // Behind the link the three files are of one age.
-    let from = fs::canonicalize(dir.join(MOUNT_LINK)).unwrap_or_else(|_| dir.to_owned());
-    let id = read_file(&from.join(FILE_ID))?;
-    let secret = read_file(&from.join(FILE_SECRET))?;
-    let token = match read_file(&from.join(FILE_TOKEN)) {
-        Ok(token) => Some(SecretString::from(token)),
-        Err(CredentialError::Unreadable { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            None
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(Credentials {
-        access_key_id: id,
-        access_key_secret: SecretString::from(secret),
-        security_token: token,
-    })
-}
-
-fn read_file(path: &Path) -> Result<String, CredentialError> {
-    let text = fs::read_to_string(path).map_err(|source| CredentialError::Unreadable {
+fn unreadable(path: &Path, source: std::io::Error) -> CredentialError {
+    CredentialError::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
-    let text = text.trim();
-    let malformed = |why| CredentialError::Malformed {
-        path: path.to_owned(),
-        why,
-    };
-    if text.is_empty() {
-        return Err(malformed("the file is empty"));
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(malformed("only printable ASCII without spaces is allowed"));
-    }
-    Ok(text.to_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn unreachable(what: String, error: TransportError) -> CredentialError {
+    let why = match error {
+        TransportError::NotSent { what } | TransportError::NoAnswer { what } => what,
+    };
+    CredentialError::Unreachable { what, why }
+}
 
-    const NEVER: Duration = Duration::from_hours(1);
+/// Reads files on a thread that may block.
+async fn aside<T: Send + 'static>(
+    path: &Path,
+    read: impl FnOnce() -> Result<T, CredentialError> + Send + 'static,
+) -> Result<T, CredentialError> {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.unwrap_or_else(|stopped| Err(unreadable(path, std::io::Error::other(stopped))))
+}
 
-    fn write(dir: &Path, id: &str, secret: &str) {
-        fs::write(dir.join(FILE_ID), id).unwrap();
-        fs::write(dir.join(FILE_SECRET), secret).unwrap();
+/// The time from now to `text`, as all sources write it.
+fn left_until(text: &str) -> Result<Duration, &'static str> {
+    let end = parse_timestamp(text).ok_or("is no time of the form yyyy-MM-ddTHH:mm:ssZ")?;
+    let left = end.since(Tick(mesh::clock::wall_ms()));
+    if left.is_zero() {
+        return Err("is over: somebody must renew it");
     }
-
-    async fn open(dir: &Path, every: Duration) -> CredentialFiles {
-        CredentialFiles::open(dir, every, Arc::new(Metrics::default()))
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn keys_are_read_without_their_line_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "id-1\n", "hush\n");
-
-        let current = open(dir.path(), NEVER).await.current().await;
-
-        assert_eq!(current.access_key_id, "id-1");
-        assert_eq!((current.secret(), current.token()), ("hush", None));
-    }
-
-    #[tokio::test]
-    async fn missing_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-
-        let error = CredentialFiles::open(dir.path(), NEVER, Arc::new(Metrics::default()))
-            .await
-            .unwrap_err();
-
-        let text = error.to_string();
-        assert!(text.contains(FILE_ID), "{text}");
-    }
-
-    #[tokio::test]
-    async fn changed_files_are_read_when_they_are_due() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "id-1", "hush");
-        let files = open(dir.path(), Duration::ZERO).await;
-
-        write(dir.path(), "id-2", "hush2");
-
-        assert_eq!(files.current().await.access_key_id, "id-2");
-    }
-
-    #[tokio::test]
-    async fn refused_keys_are_looked_up_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "id-1", "hush");
-        let files = open(dir.path(), NEVER).await;
-        let used = files.current().await;
-        assert!(!files.renewed_since(&used).await);
-
-        write(dir.path(), "id-2", "hush2");
-
-        assert!(files.renewed_since(&used).await);
-        assert_eq!(files.current().await.access_key_id, "id-2");
-    }
-
-    #[tokio::test]
-    async fn broken_files_leave_the_old_keys_in_use() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "id-1", "hush");
-        let files = open(dir.path(), Duration::ZERO).await;
-
-        write(dir.path(), "", "hush2");
-
-        assert_eq!(files.current().await.access_key_id, "id-1");
-    }
-
-    #[tokio::test]
-    async fn mounted_secret_is_read_behind_its_link() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("..2026");
-        fs::create_dir(&inner).unwrap();
-        write(&inner, "id-1", "hush");
-        fs::write(inner.join(FILE_TOKEN), "token").unwrap();
-        std::os::unix::fs::symlink(&inner, dir.path().join(MOUNT_LINK)).unwrap();
-
-        let current = open(dir.path(), NEVER).await.current().await;
-
-        assert_eq!(current.token(), Some("token"));
-    }
+    Ok(left)
 }

@@ -135,7 +135,14 @@ impl Verb {
     fn subject(&self) -> Subject {
         let mut subject = Subject::default();
         match self {
-            Self::Create(new) => subject.vswitch = new.vswitch.to_string(),
+            Self::Create(new) => {
+                subject.vswitch = new.vswitch.to_string();
+                subject.security_groups = new
+                    .security_groups
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+            }
             Self::Attach { eni, instance } | Self::Detach { eni, instance } => {
                 subject.eni = eni.to_string();
                 subject.instance = instance.to_string();

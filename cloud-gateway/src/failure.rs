@@ -9,7 +9,7 @@ use mesh::status::Refusal;
 use proto::types::v1::Reason;
 use tonic::{Code, Status};
 
-use crate::call::CallError;
+use crate::call::{CallError, is_about_keys};
 
 /// Why a verb did not reach its state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +88,28 @@ pub enum Failure {
         /// The cloud's words.
         what: String,
     },
+    /// There are no credentials, or the cloud does not know them.
+    #[error("{what}")]
+    Credentials {
+        /// Which source, or the cloud's words.
+        what: String,
+    },
+    /// The vSwitch is unknown, or not where the instance is.
+    #[error("vSwitch {id} can not be used: {what}")]
+    VSwitchInvalid {
+        /// The vSwitch, or the ENI that is in it.
+        id: String,
+        /// The cloud's words.
+        what: String,
+    },
+    /// A security group is unknown, or of another VPC.
+    #[error("security group {id} can not be used: {what}")]
+    SecurityGroupInvalid {
+        /// The groups that were asked for, separated by commas: the cloud does not say which it means.
+        id: String,
+        /// The cloud's words.
+        what: String,
+    },
     /// The cloud will refuse the same call again.
     #[error("refused as invalid: {what}")]
     Invalid {
@@ -133,6 +155,8 @@ pub struct Subject {
     pub instance: String,
     /// The vSwitch, for create.
     pub vswitch: String,
+    /// The security groups, for create.
+    pub security_groups: Vec<String>,
 }
 
 /// The RAM permission that an action needs.
@@ -144,6 +168,40 @@ pub fn permission(action: Action) -> String {
         Product::Vpc => "vpc",
     };
     format!("{product}:{action}")
+}
+
+impl Subject {
+    /// The vSwitch; of an ENI that exists, the ENI.
+    fn place(&self) -> String {
+        if self.vswitch.is_empty() {
+            format!("of {}", self.eni)
+        } else {
+            self.vswitch.clone()
+        }
+    }
+}
+
+/// Whether the cloud says that the vSwitch is none of ours.
+///
+/// Source: ECS error codes. A mismatch of VPCs is one between vSwitch and security group when an ENI is created, which
+/// is taken for the group's fault, and between ENI and instance when it is attached.
+fn is_about_vswitch(action: Action, code: &str) -> bool {
+    matches!(
+        code,
+        "InvalidVSwitchId.NotFound"
+            | "InvalidVSwitchId.Malformed"
+            | "InvalidOperation.AvailabilityZoneMismatch"
+            | "InvalidOperation.ZoneMismatch"
+    ) || (code == "InvalidOperation.VpcMismatch" && action == Action::AttachNetworkInterface)
+}
+
+/// Whether the cloud says that a security group is none of ours.
+fn is_about_groups(code: &str) -> bool {
+    code.starts_with("InvalidSecurityGroupId.")
+        || matches!(
+            code,
+            "InvalidSecurityGroup.NotFound" | "InvalidOperation.VpcMismatch"
+        )
 }
 
 impl Failure {
@@ -175,12 +233,17 @@ impl Failure {
                 what,
             },
             FaultClass::SecurityGroupFull => Self::SecurityGroupFull { what },
+            FaultClass::Forbidden if is_about_keys(fault) => Self::Credentials { what },
             FaultClass::Forbidden => Self::Forbidden {
                 permission: permission(action),
                 what,
             },
-            FaultClass::Invalid if fault.code == "InvalidVSwitchId.NotFound" => Self::NotFound {
-                id: subject.vswitch.clone(),
+            FaultClass::Invalid if is_about_vswitch(action, &fault.code) => Self::VSwitchInvalid {
+                id: subject.place(),
+                what,
+            },
+            FaultClass::Invalid if is_about_groups(&fault.code) => Self::SecurityGroupInvalid {
+                id: subject.security_groups.join(","),
                 what,
             },
             // A token that was used with other parameters is a bug or a changed plan; another
@@ -208,6 +271,7 @@ impl Failure {
             CallError::NotSent { what } => Self::Unavailable {
                 what: format!("{action}: {what}"),
             },
+            CallError::NoCredentials { what } => Self::Credentials { what: what.clone() },
             CallError::Unknown { what } => Self::OutcomeUnknown {
                 what: format!("{action}: {what}"),
             },
@@ -232,6 +296,9 @@ impl Failure {
             Self::SecurityGroupFull { .. } => Reason::SecurityGroupFull,
             Self::Throttled { .. } => Reason::CloudThrottled,
             Self::Forbidden { .. } => Reason::CloudForbidden,
+            Self::Credentials { .. } => Reason::CloudCredentials,
+            Self::VSwitchInvalid { .. } => Reason::VswitchInvalid,
+            Self::SecurityGroupInvalid { .. } => Reason::SecurityGroupInvalid,
             Self::Invalid { .. } => Reason::CloudInvalid,
             Self::Unavailable { .. } => Reason::CloudUnavailable,
             Self::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
@@ -242,7 +309,9 @@ impl Failure {
 
     fn code(&self) -> Code {
         match self {
-            Self::EpochStale { .. } | Self::StateConflict { .. } => Code::FailedPrecondition,
+            Self::EpochStale { .. } | Self::StateConflict { .. } | Self::Credentials { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Exhausted { .. }
             | Self::EniLimit { .. }
             | Self::AddressLimit { .. }
@@ -252,7 +321,10 @@ impl Failure {
             Self::AddressInUse { .. } => Code::AlreadyExists,
             Self::NotFound { .. } => Code::NotFound,
             Self::Forbidden { .. } => Code::PermissionDenied,
-            Self::Invalid { .. } | Self::BadField { .. } => Code::InvalidArgument,
+            Self::Invalid { .. }
+            | Self::VSwitchInvalid { .. }
+            | Self::SecurityGroupInvalid { .. }
+            | Self::BadField { .. } => Code::InvalidArgument,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::OutcomeUnknown { .. } => Code::DeadlineExceeded,
         }
@@ -272,7 +344,10 @@ impl Failure {
                 let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
                 refusal.with("addresses", all.join(","))
             }
-            Self::NotFound { id, .. } | Self::StateConflict { id, .. } => refusal.with("id", id),
+            Self::NotFound { id, .. }
+            | Self::StateConflict { id, .. }
+            | Self::VSwitchInvalid { id, .. }
+            | Self::SecurityGroupInvalid { id, .. } => refusal.with("id", id),
             Self::Throttled { retry_after, .. } | Self::Overloaded { retry_after, .. } => {
                 refusal.retry_after(*retry_after)
             }
@@ -282,6 +357,7 @@ impl Failure {
             | Self::EniLimit { .. }
             | Self::AddressLimit { .. }
             | Self::SecurityGroupFull { .. }
+            | Self::Credentials { .. }
             | Self::Invalid { .. }
             | Self::Unavailable { .. }
             | Self::OutcomeUnknown { .. } => refusal,
@@ -310,92 +386,145 @@ mod tests {
         Failure::of_fault(action, &fault(status, code), &Subject::default()).reason()
     }
 
+    const TOLD: &[(Action, StatusCode, &str, Reason)] = &[
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "InvalidVSwitchId.IpNotEnough",
+            Reason::VswitchExhausted,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "QuotaExceeded.PrivateIpAddress",
+            Reason::VswitchExhausted,
+        ),
+        (
+            Action::AssignPrivateIpAddresses,
+            StatusCode::FORBIDDEN,
+            "InvalidIp.IpAssigned",
+            Reason::AddressInUse,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "EniPerInstanceLimitExceeded",
+            Reason::EniLimit,
+        ),
+        (
+            Action::AssignPrivateIpAddresses,
+            StatusCode::FORBIDDEN,
+            "InvalidOperation.Ipv4CountExceeded",
+            Reason::AddressLimit,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::NOT_FOUND,
+            "InvalidEniId.NotFound",
+            Reason::NotFound,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::NOT_FOUND,
+            "InvalidVSwitchId.NotFound",
+            Reason::VswitchInvalid,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "InvalidOperation.AvailabilityZoneMismatch",
+            Reason::VswitchInvalid,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "InvalidOperation.VpcMismatch",
+            Reason::VswitchInvalid,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::NOT_FOUND,
+            "InvalidSecurityGroupId.NotFound",
+            Reason::SecurityGroupInvalid,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "InvalidSecurityGroupId.NotVpc",
+            Reason::SecurityGroupInvalid,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::NOT_FOUND,
+            "InvalidAccessKeyId.NotFound",
+            Reason::CloudCredentials,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "InvalidSecurityToken.Expired",
+            Reason::CloudCredentials,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "InvalidOperation.InvalidEniState",
+            Reason::StateConflict,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "Throttling.User",
+            Reason::CloudThrottled,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "Forbidden.RAM",
+            Reason::CloudForbidden,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "IdempotentParameterMismatch",
+            Reason::CloudInvalid,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::BAD_REQUEST,
+            "MissingParameter",
+            Reason::CloudInvalid,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::FORBIDDEN,
+            "SecurityGroupInstanceLimitExceed",
+            Reason::SecurityGroupFull,
+        ),
+        (
+            Action::AttachNetworkInterface,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            Reason::OutcomeUnknown,
+        ),
+        (
+            Action::DescribeNetworkInterfaces,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            Reason::CloudUnavailable,
+        ),
+        (
+            Action::CreateNetworkInterface,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            Reason::CloudUnavailable,
+        ),
+    ];
+
     #[test]
     fn faults_of_the_cloud_have_the_reason_that_says_what_to_do() {
-        use Action::{AssignPrivateIpAddresses as Assign, AttachNetworkInterface as Attach};
-        use Action::{CreateNetworkInterface as Create, DescribeNetworkInterfaces as Describe};
-        let forbidden = StatusCode::FORBIDDEN;
-        let bad = StatusCode::BAD_REQUEST;
-        let absent = StatusCode::NOT_FOUND;
-        for (action, status, code, reason) in [
-            (
-                Create,
-                forbidden,
-                "InvalidVSwitchId.IpNotEnough",
-                Reason::VswitchExhausted,
-            ),
-            (
-                Create,
-                bad,
-                "QuotaExceeded.PrivateIpAddress",
-                Reason::VswitchExhausted,
-            ),
-            (
-                Assign,
-                forbidden,
-                "InvalidIp.IpAssigned",
-                Reason::AddressInUse,
-            ),
-            (
-                Attach,
-                forbidden,
-                "EniPerInstanceLimitExceeded",
-                Reason::EniLimit,
-            ),
-            (
-                Assign,
-                forbidden,
-                "InvalidOperation.Ipv4CountExceeded",
-                Reason::AddressLimit,
-            ),
-            (Attach, absent, "InvalidEniId.NotFound", Reason::NotFound),
-            (
-                Create,
-                absent,
-                "InvalidVSwitchId.NotFound",
-                Reason::NotFound,
-            ),
-            (
-                Attach,
-                bad,
-                "InvalidOperation.InvalidEniState",
-                Reason::StateConflict,
-            ),
-            (Create, bad, "Throttling.User", Reason::CloudThrottled),
-            (Create, forbidden, "Forbidden.RAM", Reason::CloudForbidden),
-            (
-                Create,
-                bad,
-                "IdempotentParameterMismatch",
-                Reason::CloudInvalid,
-            ),
-            (Create, bad, "MissingParameter", Reason::CloudInvalid),
-            (
-                Create,
-                forbidden,
-                "SecurityGroupInstanceLimitExceed",
-                Reason::SecurityGroupFull,
-            ),
-            (
-                Attach,
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "InternalError",
-                Reason::OutcomeUnknown,
-            ),
-            (
-                Describe,
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "InternalError",
-                Reason::CloudUnavailable,
-            ),
-            (
-                Create,
-                StatusCode::SERVICE_UNAVAILABLE,
-                "ServiceUnavailable",
-                Reason::CloudUnavailable,
-            ),
-        ] {
-            assert_eq!(reason_of(action, status, code), reason, "{code}");
+        for (action, status, code, reason) in TOLD {
+            assert_eq!(reason_of(*action, *status, code), *reason, "{code}");
         }
     }
 

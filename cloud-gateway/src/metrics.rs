@@ -9,6 +9,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use proto::types::v1::Reason;
+
+use crate::credentials::Place;
 
 /// Which call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,6 +24,20 @@ struct ActionLabel {
 struct CodeLabel {
     action: &'static str,
     code: String,
+}
+
+/// Why a verb did not reach its state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Where the credentials come from: one set per process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+    place: String,
+    secret: String,
 }
 
 /// Upper bounds in seconds: describes take tens of milliseconds, creates a second, a timeout twenty.
@@ -52,6 +69,9 @@ pub struct Metrics {
     joined: Counter,
     credentials_read: Counter,
     credentials_failed: Counter,
+    credentials_usable: Family<SourceLabel, Gauge>,
+    credentials_expiry: Gauge,
+    faults: Family<ReasonLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -67,6 +87,9 @@ impl Default for Metrics {
             joined: Counter::default(),
             credentials_read: Counter::default(),
             credentials_failed: Counter::default(),
+            credentials_usable: Family::default(),
+            credentials_expiry: Gauge::default(),
+            faults: Family::default(),
         }
     }
 }
@@ -116,13 +139,28 @@ impl Metrics {
         );
         registry.register(
             "gateway_credentials_read",
-            "Times that other credentials were read from the files",
+            "Times that the source gave other credentials",
             self.credentials_read.clone(),
         );
         registry.register(
             "gateway_credentials_failed",
-            "Times that the credential files could not be read",
+            "Times that the source of credentials gave none",
             self.credentials_failed.clone(),
+        );
+        registry.register(
+            "gateway_credentials_usable",
+            "Whether there are credentials to sign with, by where they come from",
+            self.credentials_usable.clone(),
+        );
+        registry.register(
+            "gateway_credentials_expiry_seconds",
+            "When the credentials end, in seconds since 1970; 0 if nothing says",
+            self.credentials_expiry.clone(),
+        );
+        registry.register(
+            "gateway_faults",
+            "Verbs and reads that failed, by the reason that their caller was told",
+            self.faults.clone(),
         );
     }
 
@@ -166,7 +204,27 @@ impl Metrics {
         self.joined.inc();
     }
 
-    /// The credential files were read: other credentials, or a failure.
+    /// Whether there are credentials, and when they end.
+    pub fn credentials_usable(&self, place: &Place, usable: bool, end: Option<u64>) {
+        let label = SourceLabel {
+            source: place.key,
+            place: place.at.clone(),
+            secret: place.secret.clone().unwrap_or_default(),
+        };
+        set(
+            &self.credentials_usable.get_or_create(&label),
+            u8::from(usable),
+        );
+        set(&self.credentials_expiry, end.unwrap_or(0));
+    }
+
+    /// A verb or a read failed.
+    pub fn fault(&self, reason: Reason) {
+        let reason = reason.as_str_name();
+        self.faults.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// The source was looked at: other credentials, or a failure.
     pub fn credentials(&self, read: bool) {
         if read {
             self.credentials_read.inc();

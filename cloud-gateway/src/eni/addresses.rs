@@ -236,6 +236,7 @@ impl Verbs {
                 | CallError::Throttled { .. }
                 | CallError::Full { .. }
                 | CallError::NotSent { .. }
+                | CallError::NoCredentials { .. }
                 | CallError::Fenced { .. } => return Err(failure()),
             };
             part.inferred = true;
@@ -380,6 +381,7 @@ impl Verbs {
                 CallError::Throttled { .. }
                 | CallError::Full { .. }
                 | CallError::NotSent { .. }
+                | CallError::NoCredentials { .. }
                     if under_way =>
                 {
                     return Err(Failure::OutcomeUnknown {
@@ -390,6 +392,7 @@ impl Verbs {
                 | CallError::Throttled { .. }
                 | CallError::Full { .. }
                 | CallError::NotSent { .. }
+                | CallError::NoCredentials { .. }
                 | CallError::Fenced { .. } => {
                     return Err(Failure::of_call(action, &error, subject));
                 }

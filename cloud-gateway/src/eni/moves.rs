@@ -291,6 +291,7 @@ fn given_up(goal: &Move, error: &CallError, under_way: bool, subject: &Subject) 
         CallError::Throttled { .. }
         | CallError::Full { .. }
         | CallError::NotSent { .. }
+        | CallError::NoCredentials { .. }
         | CallError::Unknown { .. } => true,
         CallError::Refused(_) | CallError::Fenced { .. } => false,
     };

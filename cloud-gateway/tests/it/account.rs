@@ -25,13 +25,13 @@ async fn rotated_keys_are_used_without_a_failed_operation() {
 }
 
 #[tokio::test]
-async fn disabled_keys_are_a_forbidden_cloud() {
+async fn disabled_keys_are_told_from_a_missing_permission() {
     let world = World::new().await;
     assert!(world.sim.disable_access_key("id-1"));
 
     let status = world.create(new_eni(1, "10.0.0.10")).await.unwrap_err();
 
-    assert_eq!(reason(&status), "REASON_CLOUD_FORBIDDEN");
+    assert_eq!(reason(&status), "REASON_CLOUD_CREDENTIALS");
     assert!(!status.message().contains("secret-1"));
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod account;
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod load;

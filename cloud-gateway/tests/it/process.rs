@@ -278,7 +278,7 @@ async fn binary_with_a_bad_configuration_exits_64_and_names_the_key() {
     let world = World::new().await;
     let config = world.dir.path().join("gateway.toml");
     for (set, key) in [
-        ("credentials.dir=/nowhere", "credentials.dir"),
+        ("credentials.ram_role=auto", "credentials.ram_role"),
         ("cloud.endpoint=nonsense", "cloud.endpoint"),
         ("cloud.regin=x", "cloud.regin"),
         ("tls.key=/nowhere", "tls"),

@@ -119,8 +119,11 @@ async fn objects_that_do_not_exist_are_named() {
     let vswitch = world.create(request).await.unwrap_err();
     let eni = world.attach(2, "eni-absent").await.unwrap_err();
 
-    for (status, id) in [(&vswitch, "vsw-absent"), (&eni, "eni-absent")] {
-        assert_eq!(reason(status), "REASON_NOT_FOUND");
+    for (status, id, why) in [
+        (&vswitch, "vsw-absent", "REASON_VSWITCH_INVALID"),
+        (&eni, "eni-absent", "REASON_NOT_FOUND"),
+    ] {
+        assert_eq!(reason(status), why);
         assert_eq!(mesh::status::metadata(status, "id").as_deref(), Some(id));
     }
 }

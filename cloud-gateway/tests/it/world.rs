@@ -1,5 +1,6 @@
 //! A simulated region and a gateway in front of it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use ecs_sim::spec::{InstanceSpec, SecurityGroupSpec, VSwitchSpec, VpcSpec};
 use mesh::ca::{Authority, Leaf};
 use mesh::config::Sources;
 use mesh::drain::Drain;
+use mesh::health::Health;
 use mesh::identity::Identity;
 use mesh::metrics::Registry;
 use mesh::run::configure;
@@ -40,6 +42,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) tasks: Tasks,
     pub(crate) registry: Registry,
+    pub(crate) health: Health,
     pub(crate) ca: Authority,
     pub(crate) dir: tempfile::TempDir,
 }
@@ -51,23 +54,48 @@ impl World {
 
     /// A world with some keys of the configuration set.
     pub(crate) async fn with(sets: &[&str]) -> Self {
-        mesh::tls::install_provider();
-        let tasks = Tasks::new(Drain::new());
-        let sim = region().await;
-        let endpoint = serve(&sim, &tasks).await;
+        let sim = region(|_| {}).await;
         let dir = tempfile::tempdir().unwrap();
         write_keys(dir.path(), "id-1", "secret-1");
+        let credentials = format!("dir = {:?}\nreread_ms = 3600000", dir.path());
+        Self::signed_by(sim, dir, &credentials, sets).await
+    }
+
+    /// A gateway before a simulated region, with another source of credentials.
+    pub(crate) async fn signed_by(
+        sim: Sim,
+        dir: tempfile::TempDir,
+        credentials: &str,
+        sets: &[&str],
+    ) -> Self {
+        mesh::tls::install_provider();
+        let tasks = Tasks::new(Drain::new());
+        let endpoint = serve(sim.openapi_router(), &tasks).await;
+        let credentials = credentials.replace("<sts>", &endpoint);
+        let metadata = sim
+            .metadata_router()
+            .into_make_service_with_connect_info::<SocketAddr>();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let credentials = credentials.replace(
+            "<metadata>",
+            &format!("http://{}", listener.local_addr().unwrap()),
+        );
+        tasks.spawn_once("metadata", async move {
+            axum::serve(listener, metadata).await.unwrap();
+        });
         let ca = Authority::new(DAY).unwrap();
         issue(&ca, &Identity::gateway("gw-1"), &dir.path().join("tls"));
-        let config = config(dir.path(), &endpoint, sets);
+        let config = config(dir.path(), &endpoint, &credentials, sets);
         let registry = Registry::new();
-        let gateway = assemble(&config, &tasks, &registry).await.unwrap();
+        let health = Health::new();
+        let gateway = assemble(&config, &tasks, &registry, &health).await.unwrap();
         Self {
             sim,
             gateway,
             config,
             tasks,
             registry,
+            health,
             ca,
             dir,
         }
@@ -76,7 +104,7 @@ impl World {
     /// The gateway after a restart: the same configuration, no memory.
     pub(crate) async fn restart(&mut self) {
         self.registry = Registry::new();
-        self.gateway = assemble(&self.config, &self.tasks, &self.registry)
+        self.gateway = assemble(&self.config, &self.tasks, &self.registry, &self.health)
             .await
             .unwrap();
     }
@@ -246,14 +274,14 @@ pub(crate) fn issue(ca: &Authority, identity: &Identity, dir: &Path) {
         .unwrap();
 }
 
-fn config(dir: &Path, endpoint: &str, sets: &[&str]) -> Config {
+fn config(dir: &Path, endpoint: &str, credentials: &str, sets: &[&str]) -> Config {
     let file = dir.join("gateway.toml");
     let TlsConfig { ca, cert, key } = TlsConfig::in_dir(&dir.join("tls"));
     let text = format!(
         "[tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
          [cloud]\nregion = \"cn-test\"\nendpoint = \"{endpoint}\"\nvpc_endpoint = \"{endpoint}\"\n\
          timeout_ms = 2000\nbackoff = {{first_ms = 2, max_ms = 20}}\n\
-         [credentials]\ndir = {dir:?}\nreread_ms = 3600000\n\
+         [credentials]\n{credentials}\n\
          [readback]\nwindow_ms = 2\ntick_ms = 5\nfirst_ms = 5\nmax_ms = 20\nreissue_ms = 300\nsettle_ms = 60\n\
          [ops]\ntimeout_ms = 40000\nread_timeout_ms = 40000\n"
     );
@@ -266,11 +294,10 @@ fn config(dir: &Path, endpoint: &str, sets: &[&str]) -> Config {
     configure(&sources).unwrap()
 }
 
-async fn region() -> Sim {
-    let sim = Sim::new(
-        SimConfig::new("cn-test".parse().unwrap()),
-        std::sync::Arc::new(NoPlane),
-    );
+pub(crate) async fn region(change: impl FnOnce(&mut SimConfig)) -> Sim {
+    let mut config = SimConfig::new("cn-test".parse().unwrap());
+    change(&mut config);
+    let sim = Sim::new(config, std::sync::Arc::new(NoPlane));
     sim.add_access_key("id-1", "secret-1");
     sim.add_zone("cn-test-a".parse().unwrap()).unwrap();
     sim.add_vpc(VpcSpec {
@@ -314,10 +341,9 @@ async fn region() -> Sim {
     sim
 }
 
-async fn serve(sim: &Sim, tasks: &Tasks) -> String {
+async fn serve(router: axum::Router, tasks: &Tasks) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let router = sim.openapi_router();
     tasks.spawn_once("cloud", async move {
         axum::serve(listener, router).await.unwrap();
     });

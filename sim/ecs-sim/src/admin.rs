@@ -11,6 +11,7 @@
 //! | `PUT /lags` | [`Lags`] |
 //! | `POST /foreign`, `DELETE /foreign/{eni}` | another user takes an address ([`Foreign`]), gives it back |
 //! | `POST /detach/{eni}` | somebody detaches an ENI behind the back of its users |
+//! | `PUT /roles`, `DELETE /roles/{name}` | a [`RoleSpec`], remove a role |
 //! | `POST /instances`, `DELETE /instances/{id}` | run an [`InstanceSpec`], release an instance |
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use crate::config::Latency;
 use crate::dump::{Call, SimDump};
 use crate::faults::{Fault, FaultId};
 use crate::refusal::Refusal;
+use crate::roles::RoleSpec;
 use crate::sim::Sim;
 use crate::spec::InstanceSpec;
 
@@ -82,6 +84,8 @@ impl Sim {
             .route("/foreign", post(foreign))
             .route("/foreign/{eni}", delete(release_foreign))
             .route("/detach/{eni}", post(detach))
+            .route("/roles", put(role))
+            .route("/roles/{name}", delete(remove_role))
             .route("/instances", post(run_instance))
             .route("/instances/{id}", delete(release_instance))
             .with_state(self.clone())
@@ -166,6 +170,18 @@ async fn detach(State(sim): State<Sim>, Path(eni): Path<EniId>) -> Result<(), Fa
     sim.detach_behind_back(&eni)
         .await
         .map_err(|refusal| refused(&refusal))
+}
+
+async fn role(State(sim): State<Sim>, Json(spec): Json<RoleSpec>) {
+    sim.set_role(spec);
+}
+
+async fn remove_role(State(sim): State<Sim>, Path(name): Path<String>) -> StatusCode {
+    if sim.remove_role(&name) {
+        StatusCode::OK
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }
 
 async fn run_instance(

@@ -17,6 +17,7 @@ pub mod passes;
 pub mod plane;
 pub mod quota;
 pub mod refusal;
+pub mod roles;
 pub mod signature;
 pub mod sim;
 pub mod spec;

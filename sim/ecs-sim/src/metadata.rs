@@ -15,6 +15,8 @@ use types::time::Tick;
 
 use crate::account::Account;
 use crate::passes::Passes;
+use crate::roles::{ITEMS, Roles};
+use crate::signature::Keys;
 use crate::sim::Sim;
 
 /// Where tokens are asked for.
@@ -25,6 +27,23 @@ const TTL_HEADER: &str = "x-aliyun-ecs-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aliyun-ecs-metadata-token";
 /// Longest lifetime of a token, in seconds.
 const MAX_TTL: u64 = 21_600;
+
+/// What the service sees of the cloud.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    /// Its tokens.
+    pub(crate) passes: &'a mut Passes,
+    /// Instances and ENIs.
+    pub(crate) account: &'a Account,
+    /// Roles of instances.
+    pub(crate) roles: &'a mut Roles,
+    /// Where the keys of roles become known.
+    pub(crate) keys: &'a mut Keys,
+    /// The time.
+    pub(crate) now: Tick,
+    /// How far it is behind.
+    pub(crate) lag: Duration,
+}
 
 impl Sim {
     /// The metadata service. Serve it with connect info of [`SocketAddr`]: callers are told apart by their source
@@ -39,23 +58,22 @@ async fn serve(
     ConnectInfo(source): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> (StatusCode, String) {
-    let answer = sim.with_metadata(|passes, account, now, lag| {
-        let ip = source.ip().to_canonical();
-        answer(passes, account, &request, ip, (now, lag))
-    });
+    let answer = sim.with_metadata(|seen| answer(seen, &request, source.ip().to_canonical()));
     match answer {
         Ok(text) => (StatusCode::OK, text),
         Err(status) => (status, String::new()),
     }
 }
 
-fn answer(
-    passes: &mut Passes,
-    account: &Account,
-    request: &Request,
-    source: IpAddr,
-    (now, lag): (Tick, Duration),
-) -> Result<String, StatusCode> {
+fn answer(seen: Seen<'_>, request: &Request, source: IpAddr) -> Result<String, StatusCode> {
+    let Seen {
+        passes,
+        account,
+        roles,
+        keys,
+        now,
+        lag,
+    } = seen;
     let Some(instance) = account.instance_at(source).cloned() else {
         return Err(StatusCode::FORBIDDEN);
     };
@@ -78,6 +96,11 @@ fn answer(
         return Err(StatusCode::UNAUTHORIZED);
     }
     let item = path.strip_prefix("/latest/meta-data/");
+    if let Some(name) = item.and_then(|item| item.strip_prefix(ITEMS)) {
+        return roles
+            .item(&instance, name, keys, now)
+            .ok_or(StatusCode::NOT_FOUND);
+    }
     let view = items::View::new(account, &instance, now, lag).ok_or(StatusCode::NOT_FOUND)?;
     item.and_then(|item| view.item(item))
         .ok_or(StatusCode::NOT_FOUND)

@@ -55,6 +55,14 @@ impl Keys {
             .insert(key.credentials.access_key_id.clone(), key);
     }
 
+    /// Forgets temporary keys that ended long ago. Until then their end is told from an unknown key.
+    pub fn forget_ended(&mut self, now: Tick) {
+        self.by_id.retain(|_, key| {
+            key.expires_at
+                .is_none_or(|end| now < end.after(Duration::from_hours(24)))
+        });
+    }
+
     /// Disables a key. False if there is none of that id.
     pub fn disable(&mut self, access_key_id: &str) -> bool {
         match self.by_id.get_mut(access_key_id) {

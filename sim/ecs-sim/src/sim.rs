@@ -14,15 +14,15 @@ use tokio_util::task::TaskTracker;
 use types::cloud::{EniId, InstanceId, RegionId, VSwitchId, ZoneId};
 use types::time::Tick;
 
-use crate::account::Account;
 use crate::account::instance::InstanceStatus;
 use crate::clock::Clock;
 use crate::config::{Latency, SimConfig};
 use crate::dump::{Call, SimDump};
 use crate::faults::{Fault, FaultId};
-use crate::passes::Passes;
+use crate::metadata::Seen;
 use crate::plane::{DataPlane, PlaneError};
 use crate::refusal::Refusal;
+use crate::roles::RoleSpec;
 use crate::sim::state::State;
 use crate::spec::{
     InstanceSpec, InstanceTypeSpec, InstanceView, SecurityGroupSpec, VSwitchSpec, VpcSpec,
@@ -126,6 +126,16 @@ impl Sim {
     /// Disables a key. False if there is none of that id.
     pub fn disable_access_key(&self, id: &str) -> bool {
         self.state().keys.disable(id)
+    }
+
+    /// Adds a RAM role, or replaces it.
+    pub fn set_role(&self, spec: RoleSpec) {
+        self.state().roles.set(spec);
+    }
+
+    /// Removes a RAM role. False if there is none of that name.
+    pub fn remove_role(&self, name: &str) -> bool {
+        self.state().roles.remove(name)
     }
 
     /// Runs an instance: its primary ENI is plugged in when this returns.
@@ -281,19 +291,25 @@ impl Sim {
         self.state().ledger.calls().cloned().collect()
     }
 
-    /// Acts on what the metadata service sees: its tokens, the account, the time, and how far it is behind.
-    pub(crate) fn with_metadata<T>(
-        &self,
-        act: impl FnOnce(&mut Passes, &Account, Tick, Duration) -> T,
-    ) -> T {
+    /// Acts on what the metadata service sees.
+    pub(crate) fn with_metadata<T>(&self, act: impl FnOnce(Seen<'_>) -> T) -> T {
         let now = self.now();
         let mut state = self.state();
         let State {
             passes,
             account,
+            roles,
+            keys,
             metadata_lag,
             ..
         } = &mut *state;
-        act(passes, account, now, *metadata_lag)
+        act(Seen {
+            passes,
+            account,
+            roles,
+            keys,
+            now,
+            lag: *metadata_lag,
+        })
     }
 }

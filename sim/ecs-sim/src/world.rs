@@ -7,6 +7,7 @@ use serde::Deserialize;
 use types::cloud::{RegionId, ZoneId};
 
 use crate::config::{Latency, Limits, MetadataTokens, SimConfig};
+use crate::roles::RoleSpec;
 use crate::sim::Sim;
 use crate::spec::{
     InstanceSpec, InstanceTypeSpec, SecurityGroupSpec, VSwitchSpec, VpcSpec, WorldError,
@@ -53,6 +54,9 @@ pub struct World {
     /// Instances.
     #[serde(default)]
     pub instances: Vec<InstanceSpec>,
+    /// RAM roles.
+    #[serde(default)]
+    pub roles: Vec<RoleSpec>,
 }
 
 /// A key of a world file. These are keys of a simulator; they open nothing.
@@ -162,6 +166,9 @@ impl World {
         }
         for instance in self.instances {
             sim.run_instance(instance).await?;
+        }
+        for role in self.roles {
+            sim.set_role(role);
         }
         Ok(())
     }

@@ -18,7 +18,9 @@ use crate::openapi::command::Command;
 use crate::openapi::known;
 use crate::openapi::parameters::Parameters;
 use crate::refusal::Refusal;
+use crate::roles;
 use crate::sim::Sim;
+use crate::sim::state::State;
 use crate::wire::{self, Inbound};
 
 /// A call that may go on.
@@ -93,6 +95,10 @@ impl Sim {
             result: Err(Refusal::internal()),
             lost: false,
         };
+        if roles::is_assume(inbound) {
+            outcome.result = self.assume(inbound, now);
+            return outcome;
+        }
         let admitted = match self.admit(inbound, now, &mut outcome.access_key_id) {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -120,6 +126,24 @@ impl Sim {
             outcome.result = Err(Refusal::internal());
         }
         outcome
+    }
+
+    /// The one call that nobody signs.
+    fn assume(&self, inbound: &Inbound, now: Tick) -> Result<Value, Refusal> {
+        let mut state = self.state();
+        for effect in state.faults.strike(roles::ASSUME, now) {
+            if let Effect::Refuse {
+                status,
+                code,
+                message,
+            } = effect
+            {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+                return Err(Refusal::new(status, code, message));
+            }
+        }
+        let State { roles, keys, .. } = &mut *state;
+        roles.assume(inbound, keys, now)
     }
 
     /// Everything before the effect, in the order of the real service.

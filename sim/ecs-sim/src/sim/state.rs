@@ -15,6 +15,7 @@ use crate::dump::{Call, CallCount, SimDump};
 use crate::faults::FaultSet;
 use crate::passes::Passes;
 use crate::quota::Quotas;
+use crate::roles::Roles;
 use crate::signature::Keys;
 
 /// Calls that are remembered.
@@ -36,6 +37,7 @@ pub(crate) struct State {
     pub(crate) read_lag: Duration,
     pub(crate) metadata_lag: Duration,
     pub(crate) passes: Passes,
+    pub(crate) roles: Roles,
     pub(crate) ledger: Ledger,
     pub(crate) token_lifetime: Duration,
     locks: BTreeMap<EniId, EniLock>,
@@ -54,6 +56,7 @@ impl State {
             read_lag: config.read_lag,
             metadata_lag: config.metadata_lag,
             passes: Passes::new(config.metadata_tokens, config.seed),
+            roles: Roles::new(config.seed),
             ledger: Ledger::default(),
             token_lifetime: Duration::from_secs(config.limits.client_token_seconds),
             locks: BTreeMap::new(),

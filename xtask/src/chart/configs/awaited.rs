@@ -28,19 +28,8 @@ const fn to_learn(
     }
 }
 
-/// Stands in for other sources of credentials.
-const KEYS: &[&str] = &["credentials.dir=/credentials"];
-
 /// All of them.
 pub(crate) const AWAITED: &[Awaited] = &[
-    to_learn("cloud-gateway", "credentials.oidc", KEYS),
-    to_learn("cloud-gateway", "credentials.ram_role", KEYS),
-    to_learn("cloud-gateway", "credentials.token_config", KEYS),
-    to_learn("node-agent", "cni", &[]),
-    to_learn("node-agent", "control", &[]),
-    to_learn("node-agent", "device_plugin", &[]),
-    to_learn("node-agent", "node.proc_sys", &[]),
-    to_learn("policy-agent", "control", &[]),
 ];
 
 impl Awaited {
