@@ -203,7 +203,7 @@ impl Bench {
     }
 }
 
-/// Many policies at once, against `nft` doing no more than the same changes of rules.
+/// Many policies at once, against `nft` making the same changes of chains, rules and elements.
 async fn burst(
     agents: &mut Agents,
     control: &mut nft::Socket,
@@ -306,7 +306,8 @@ pub(crate) fn agent_pid(agents: &Agents) -> Result<i32> {
     Ok(i32::try_from(pid)?)
 }
 
-/// A table of the same size that `nft` changes.
+/// A table of the same size that `nft` changes, in the same way: new chains, subjects moved over to them, old chains
+/// removed.
 struct Peer {
     node: Namespace,
     _topology: Topology,
@@ -324,17 +325,19 @@ impl Peer {
             let members = members.join(", ");
             writeln!(
                 base,
-                "set s{app} {{ type ipv4_addr; elements = {{ {members} }} }}"
+                "set s{app} {{ type ipv4_addr; elements = {{ {members} }} }}\nset t{app} {{ type ipv6_addr; }}"
             )?;
         }
+        base.push_str("map to { type ifname : verdict; }\n");
+        base.push_str(
+            "chain forward { type filter hook forward priority 0; oifname vmap @to; }\n}\n",
+        );
         for n in 0..BURST {
-            writeln!(
-                base,
-                "chain r{n} {{\nip saddr @s{} udp dport {n} accept\n}}",
-                n % APPS
-            )?;
+            base.push_str(&Self::rule(n, 0));
         }
-        base.push_str("}\n");
+        for local in 0..LOCAL {
+            base.push_str(&Self::subject(local, 0));
+        }
         run_nft(&node, &base)?;
         Ok(Self {
             node,
@@ -342,29 +345,60 @@ impl Peer {
         })
     }
 
-    /// One process for all changes.
+    /// One process and one transaction for all changes.
     fn batched(&mut self, round: u32) -> Result<Duration> {
-        let all: String = (0..BURST).map(|n| Self::change(n, round)).collect();
+        let mut all: String = (0..BURST).map(|n| Self::rule(n, round + 1)).collect();
+        for local in 0..LOCAL {
+            writeln!(
+                all,
+                "delete element inet peer to {{ v{local} }}\n{}delete chain inet peer p{local}_{round}",
+                Self::subject(local, round + 1)
+            )?;
+        }
+        for n in 0..BURST {
+            writeln!(all, "delete chain inet peer r{n}_{round}")?;
+        }
         let start = Instant::now();
         run_nft(&self.node, &all)?;
         Ok(start.elapsed())
     }
 
-    /// One process per change: the time of one.
+    /// One process per change, and no more in it than one rule that is replaced: the time of one.
     fn forked(&mut self, round: u32) -> Result<Duration> {
         let start = Instant::now();
         for n in 0..FORKS {
-            run_nft(&self.node, &Self::change(n, round))?;
+            let app = (n + 7 * (round + 2)) % APPS;
+            run_nft(
+                &self.node,
+                &format!(
+                    "flush chain inet peer r{n}_{0}\nadd rule inet peer r{n}_{0} ip saddr @s{app} udp dport {1} accept\n",
+                    round + 1,
+                    n + round + 1
+                ),
+            )?;
         }
         Ok(start.elapsed() / FORKS)
     }
 
-    fn change(n: u32, round: u32) -> String {
+    fn rule(n: u32, round: u32) -> String {
         let app = (n + 7 * (round + 1)) % APPS;
         format!(
-            "flush chain inet peer r{n}\nadd rule inet peer r{n} ip saddr @s{app} udp dport {} accept\n",
+            "add chain inet peer r{n}_{round}\nadd rule inet peer r{n}_{round} udp dport {0} ip saddr @s{app} counter accept\nadd rule inet peer r{n}_{round} udp dport {0} ip6 saddr @t{app} counter accept\n",
             n + round + 1
         )
+    }
+
+    fn subject(local: u32, round: u32) -> String {
+        let mut all = format!("add chain inet peer p{local}_{round}\n");
+        for n in (0..BURST).filter(|n| n % LOCAL == local) {
+            all.push_str(&format!(
+                "add rule inet peer p{local}_{round} jump r{n}_{round}\n"
+            ));
+        }
+        all.push_str(&format!(
+            "add rule inet peer p{local}_{round} drop\nadd element inet peer to {{ v{local} : goto p{local}_{round} }}\n"
+        ));
+        all
     }
 }
 
