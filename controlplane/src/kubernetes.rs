@@ -74,6 +74,11 @@ impl Failure {
         self.is(404)
     }
 
+    /// We may not do that.
+    pub fn is_forbidden(&self) -> bool {
+        self.is(403)
+    }
+
     /// Somebody else changed the object, or it is another one.
     pub fn is_conflict(&self) -> bool {
         self.is(409)

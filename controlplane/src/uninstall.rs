@@ -14,13 +14,16 @@ use crate::phase::{LEFT, PHASE, STATE, WAITS_FOR};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long rights that were just made may take to be in force.
+const RIGHTS: Duration = Duration::from_secs(20);
 
 /// Does it.
 ///
 /// # Errors
 /// On the deadline, naming who was waited for; when there is no ConfigMap of the phase, or we may not change it.
 pub async fn run(kubernetes: Kubernetes, config: &Config) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_millis(config.uninstall.timeout_ms);
+    let started = Instant::now();
+    let deadline = started + Duration::from_millis(config.uninstall.timeout_ms);
     let place = &config.cluster.phase;
     let maps = kubernetes.config_maps(&place.namespace);
     // What an earlier attempt left there is not the answer to this one.
@@ -31,6 +34,11 @@ pub async fn run(kubernetes: Kubernetes, config: &Config) -> anyhow::Result<()> 
         let patched = maps.patch(&place.name, &params, &change);
         match kubernetes.ask("say that nodes are to leave", patched).await {
             Ok(_) => break,
+            // The Job's rights were made a moment ago.
+            Err(failure) if failure.is_forbidden() && started.elapsed() < RIGHTS => {
+                tracing::warn!(%failure, "nodes are not told to leave yet");
+                tokio::time::sleep(LOOK).await;
+            }
             Err(failure @ Failure::Refused { .. }) => {
                 return Err(failure).with_context(|| format!("ConfigMap {place}"));
             }

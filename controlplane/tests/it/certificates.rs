@@ -43,7 +43,7 @@ pub(crate) async fn bad_proofs_get_nothing(bed: &Bed, replica: &Replica) {
     let good = bed
         .token("terway-node", ours, Some(("agent-1", &uid)))
         .await;
-    let other = bed.pod("somebody", "n1", "default").await;
+    let other = bed.pod("somebody", "n1", "terway-controlplane").await;
     let dead = bed.pod("dead", "n1", "terway-node").await;
     let of_dead = bed.token("terway-node", ours, Some(("dead", &dead))).await;
     bed.delete_pod("dead").await;
@@ -62,7 +62,8 @@ pub(crate) async fn bad_proofs_get_nothing(bed: &Bed, replica: &Replica) {
         ("of a deleted pod", of_dead, ""),
         (
             "of an account without a name",
-            bed.token("default", ours, Some(("somebody", &other))).await,
+            bed.token("terway-controlplane", ours, Some(("somebody", &other)))
+                .await,
             "",
         ),
         (

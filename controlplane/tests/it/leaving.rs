@@ -8,7 +8,7 @@ use crate::bed::{Bed, NAMESPACE};
 use crate::reports::{Speakers, report};
 
 pub(crate) async fn deadline_names_who_is_waited_for(bed: &Bed) {
-    let ended = bed.uninstall(Duration::from_secs(6)).await;
+    let ended = bed.uninstall(Duration::from_secs(10)).await;
 
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(1), "{log}");

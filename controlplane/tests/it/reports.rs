@@ -68,11 +68,11 @@ async fn pod(bed: &Bed, name: &str) -> Value {
         .await
 }
 
+/// Taints but those that the API server sets by itself on a node without a kubelet.
 fn taints(node: &Value) -> Vec<&str> {
-    let taints = node["spec"]["taints"].as_array().unwrap();
-    taints
-        .iter()
-        .map(|taint| taint["key"].as_str().unwrap())
+    let taints = node["spec"]["taints"].as_array().unwrap().iter();
+    let keys = taints.map(|taint| taint["key"].as_str().unwrap());
+    keys.filter(|key| !key.starts_with("node.kubernetes.io/"))
         .collect()
 }
 
