@@ -168,7 +168,7 @@ async fn certificate_is_fetched_with_the_token_and_neither_key_nor_token_is_told
 
 #[tokio::test]
 async fn certificate_is_renewed_before_its_end_with_the_token_of_that_time() {
-    let issuer = Issuer::start(Identity::controller("c1"), Duration::from_secs(12)).await;
+    let issuer = Issuer::start(Identity::controller("c1"), Duration::from_secs(16)).await;
     let bench = Bench::new(&issuer);
     let _keeper = bench.keep(&issuer, &[]);
     bench

@@ -92,11 +92,13 @@ fn image_of_every_component_runs_with_nothing_but_its_layer() {
         chroot
             .arg(unpacked.path())
             .args([entry, "--version"])
-            .env_clear();
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let ran = chroot.output().unwrap();
         let said = String::from_utf8_lossy(&ran.stdout);
         assert!(ran.status.success(), "{}: {ran:?}", one.name);
-        assert!(!said.trim().is_empty(), "{}: says nothing", one.name);
+        let name = entry.trim_start_matches('/');
+        assert!(said.starts_with(name), "{}: {said}", one.name);
     }
 }
 
