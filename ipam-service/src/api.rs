@@ -11,6 +11,7 @@ use mesh::tasks::Tasks;
 use proto::ipam::v1 as wire;
 use proto::ipam::v1::admin_server::{Admin, AdminServer};
 use proto::ipam::v1::node_ipam_server::{NodeIpam, NodeIpamServer};
+use proto::ipam::v1::nodes_server::{Nodes, NodesServer};
 use proto::ipam::v1::routing_server::{Routing, RoutingServer};
 use proto::types::v1::Reason;
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use types::op::ShardId;
 
 use crate::convert;
 use crate::facts::{Facts, FactsError, NodeFacts};
+use crate::gone::GoneNodes;
 use crate::replica::Replica;
 use crate::routing::Router;
 use crate::session::registry::Registry;
@@ -52,6 +54,8 @@ pub struct Api {
     pub router: Router,
     /// Open sessions.
     pub registry: Registry,
+    /// Takes back what nodes had that are gone.
+    pub gone: GoneNodes,
     /// Whose nodes are served.
     pub cluster: ClusterId,
     /// `memory`, `redb` or `etcd`.
@@ -71,6 +75,7 @@ impl Api {
     pub fn routes(self) -> Routes {
         Routes::new(NodeIpamServer::new(self.clone()))
             .add_service(RoutingServer::new(self.clone()))
+            .add_service(NodesServer::new(self.clone()))
             .add_service(AdminServer::new(self))
     }
 
@@ -218,6 +223,39 @@ impl Routing for Api {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(updates))))
+    }
+}
+
+#[tonic::async_trait]
+impl Nodes for Api {
+    async fn node_gone(
+        &self,
+        request: Request<wire::NodeGoneRequest>,
+    ) -> Result<Response<wire::NodeGoneResponse>, Status> {
+        let identity = mesh::server::peer(&request)?;
+        let asked = request.get_ref();
+        let instance =
+            convert::of_controller(identity, &asked.cluster, &asked.instance_id, &self.cluster)?;
+        if !self.replica.is_live() {
+            return Err(convert::unavailable(
+                "the replica has lost its store; ask another one",
+            ));
+        }
+        let standing = self.gone.release(&instance).await.map_err(|error| {
+            let text = format!("the cloud can not be asked about the node: {error}");
+            Refusal::new(
+                Code::Unavailable,
+                Reason::CloudUnavailable.as_str_name(),
+                text,
+            )
+            .retry_after(error.retry_after().unwrap_or(COME_BACK))
+            .into_status()
+        })?;
+        Ok(Response::new(wire::NodeGoneResponse {
+            done: standing.is_done(),
+            enis: standing.enis,
+            waits_for: standing.waits_for,
+        }))
     }
 }
 

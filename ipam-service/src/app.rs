@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use ipam_core::plan::PlanPolicy;
 use ipam_core::spec::ShardSpec;
 use k8s_api::eni_conf::EniConf;
+use mesh::admin::Admin;
 use mesh::authz::TABLE;
 use mesh::backoff::{Backoff, Params as BackoffParams};
 use mesh::client::Channel;
@@ -20,13 +21,16 @@ use mesh::tls::TlsMaterial;
 use mesh::tls::verify::Expect;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use types::cloud::VSwitchId;
 use types::op::ShardId;
 
 use crate::api::Api;
 use crate::cloud::Cloud;
 use crate::config::{Config, StoreKind, Timing};
+use crate::door::Door;
 use crate::drive::Driver;
 use crate::facts::Facts;
+use crate::gone::GoneNodes;
 use crate::log::etcd::endpoint::Security;
 use crate::log::etcd::{EtcdKv, Settings as EtcdSettings};
 use crate::log::keys::Keys;
@@ -37,13 +41,14 @@ use crate::log::shards::KvLog;
 use crate::log::{ReplicaId, SharedLog};
 use crate::membership::{Advert, Membership, ShardEntry, Timing as MembershipTiming};
 use crate::metrics::Metrics;
+use crate::owned::Owned;
 use crate::owner::Limits;
 use crate::plan::Planner;
 use crate::reconcile::Reconciler;
 use crate::replica::{Parts, Replica};
 use crate::routing::Router;
 use crate::session::registry::Registry as Sessions;
-use crate::space;
+use crate::space::{Misfit, Space};
 
 /// How often certificates are looked at.
 const TLS_REREAD: Duration = Duration::from_secs(30);
@@ -52,6 +57,9 @@ const TLS_REREAD: Duration = Duration::from_secs(30);
 ///
 /// Reason: start order is gateway first; a gateway that restarts takes seconds.
 const START_WITHIN: Duration = Duration::from_mins(2);
+
+/// Wait before shards are told to the store again.
+const MAP_AGAIN: Duration = Duration::from_secs(1);
 
 /// A replica that runs.
 #[derive(Debug)]
@@ -142,16 +150,16 @@ pub async fn start(
         channels(&config, &tls)?,
         Timing::ms(config.timing.cloud_call),
     );
-    let started = health.condition("vswitches");
-    let specs = tokio::time::timeout(START_WITHIN, space::specs(&config, &eni_conf, &cloud))
-        .await
-        .context("the cloud did not describe the vSwitches in time")??;
-    started.met();
-    // The port is open before anybody is told of it.
+    let space = Space::new(&config, &eni_conf, cloud.clone(), &metrics)?;
+    // The port is open before anybody is told of it, and tells whoever comes sooner what it waits for.
     let port = Bound::tcp(config.listen.grpc, tls, config.server).await?;
     let Address::Tcp(address) = port.address().clone() else {
         bail!("the gRPC port is no TCP port");
     };
+    let door = Door::new(space.clone());
+    port.serve(door.routes(), TABLE, &rpc, &tasks);
+    show_faults(&admin, &space, Vec::new);
+    space.open(&health.condition("vswitches")).await?;
     let keys = Keys::new(&config.store.prefix)?;
     let log: SharedLog = Arc::new(KvLog::new(Arc::clone(&kv), keys.clone()));
     let advertise = if config.listen.advertise.is_empty() {
@@ -161,7 +169,7 @@ pub async fn start(
     };
     let store = kv.kind();
     let membership = join(&config, kv, keys, id.clone(), advertise, &tasks).await?;
-    membership.ensure_map(&entries(&specs)).await?;
+    membership.ensure_map(&entries(&space.specs())).await?;
     let replica = Replica::new(id, membership.clone());
     let facts = Arc::new(Facts::new(
         cloud.clone(),
@@ -175,34 +183,37 @@ pub async fn start(
         Machinery {
             log,
             membership: &membership,
-            specs,
-            cloud,
+            space: &space,
+            cloud: cloud.clone(),
             facts: &facts,
             metrics: &metrics,
             tasks: &tasks,
         },
     );
     let stop = CancellationToken::new();
-    let run = replica.clone().run(parts, stop.clone());
-    let stopping = tasks.stopping();
-    let ending = stop.clone();
-    tasks.spawn_once("replica", run);
-    tasks.spawn_once("stop", async move {
-        tokio::select! {
-            () = stopping.cancelled() => ending.cancel(),
-            () = ending.cancelled() => {}
-        }
-    });
+    let space_follows = follow_space(space.clone(), membership.clone(), stop.clone());
+    tasks.spawn_once("space", space_follows);
+    run(&tasks, replica.clone().run(parts, stop.clone()), &stop);
+    let sessions = Sessions::new(config.limits.sessions, metrics.clone());
+    let gone = GoneNodes::new(
+        replica.clone(),
+        cloud,
+        sessions.clone(),
+        Timing::ms(config.timing.reconcile_age),
+        metrics.clone(),
+    );
     let api = Api {
         router: Router::new(
             replica.clone(),
             membership.ownership(),
             eni_conf.vswitches.clone(),
             eni_conf.vswitch_policy,
+            space.faults(),
         ),
         replica: replica.clone(),
         facts,
-        registry: Sessions::new(config.limits.sessions, metrics.clone()),
+        registry: sessions,
+        gone,
         cluster: config.cluster.id.clone(),
         store,
         session_queue: config.limits.session_queue,
@@ -211,13 +222,31 @@ pub async fn start(
     };
     let shown = replica.clone();
     admin.dump("shards", move || std::future::ready(summary(&shown)));
-    port.serve(api.routes(), TABLE, &rpc, &tasks);
+    let shown = replica.clone();
+    show_faults(&admin, &space, move || shown.all());
+    door.open(api.routes());
     info!(replica = %replica.id(), %address, store, "the replica serves");
     Ok(Running {
         address,
         replica,
         stop,
     })
+}
+
+/// Runs the replica until it is abandoned or the service stops.
+fn run(
+    tasks: &Tasks,
+    replica: impl Future<Output = ()> + Send + 'static,
+    stop: &CancellationToken,
+) {
+    let (stopping, ending) = (tasks.stopping(), stop.clone());
+    tasks.spawn_once("replica", replica);
+    tasks.spawn_once("stop", async move {
+        tokio::select! {
+            () = stopping.cancelled() => ending.cancel(),
+            () = ending.cancelled() => {}
+        }
+    });
 }
 
 async fn read_eni_conf(config: &Config) -> anyhow::Result<EniConf> {
@@ -302,6 +331,29 @@ async fn join(
     }
 }
 
+/// Makes shards of vSwitches that are usable after all.
+async fn follow_space(space: Space, membership: Membership, stop: CancellationToken) {
+    let mut specs = space.watch();
+    let follow = async {
+        loop {
+            let found = specs.borrow_and_update().clone();
+            if let Err(error) = membership.ensure_map(&entries(&found)).await {
+                warn!(%error, "shards were not made known");
+                tokio::time::sleep(MAP_AGAIN).await;
+                specs.mark_changed();
+            }
+            if specs.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = space.follow() => {}
+        () = follow => {}
+    }
+}
+
 fn entries(specs: &BTreeMap<ShardId, ShardSpec>) -> Vec<ShardEntry> {
     specs
         .values()
@@ -317,7 +369,7 @@ fn entries(specs: &BTreeMap<ShardId, ShardSpec>) -> Vec<ShardEntry> {
 struct Machinery<'a> {
     log: SharedLog,
     membership: &'a Membership,
-    specs: BTreeMap<ShardId, ShardSpec>,
+    space: &'a Space,
     cloud: Cloud,
     facts: &'a Arc<Facts>,
     metrics: &'a Metrics,
@@ -328,7 +380,7 @@ fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts
     let Machinery {
         log,
         membership,
-        specs,
+        space,
         cloud,
         facts,
         metrics,
@@ -362,6 +414,8 @@ fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts
             },
             every: Timing::ms(timing.plan_every),
             retry_after: Timing::ms(timing.blocked),
+            vpcs: space.vpcs(),
+            fault_age: (Timing::ms(timing.blocked) + Timing::ms(timing.retry_max)) * 3,
             metrics: metrics.clone(),
         },
         reconciler: Reconciler {
@@ -373,10 +427,41 @@ fn parts(config: &Config, eni_conf: &EniConf, machinery: Machinery<'_>) -> Parts
         },
         log,
         membership: membership.clone(),
-        specs: Arc::new(specs),
+        specs: space.watch(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     }
+}
+
+/// Shows what a person must mend; replaces what was shown before.
+fn show_faults(
+    admin: &Admin,
+    space: &Space,
+    shards: impl Fn() -> Vec<Arc<Owned>> + Send + Sync + 'static,
+) {
+    let of_space = space.faults();
+    admin.dump("faults", move || {
+        std::future::ready(faults(&shards(), &of_space.borrow()))
+    });
+}
+
+/// What the admin port shows of what a person must mend.
+fn faults(shards: &[Arc<Owned>], of_space: &BTreeMap<VSwitchId, Misfit>) -> serde_json::Value {
+    let mut rows: Vec<serde_json::Value> = of_space
+        .iter()
+        .map(|(vswitch, misfit)| misfit.fault.row("vswitch", vswitch.as_str()))
+        .collect();
+    for owned in shards {
+        let faults = owned.faults.borrow();
+        rows.extend(faults.all().map(|(instance, fault)| {
+            let mut row = fault.row("instance", instance.as_str());
+            if let Some(fields) = row.as_object_mut() {
+                fields.insert("shard".to_owned(), owned.id().to_string().into());
+            }
+            row
+        }));
+    }
+    serde_json::Value::Array(rows)
 }
 
 /// What the admin port shows.

@@ -79,6 +79,14 @@ impl CloudError {
         }
     }
 
+    /// What people are told, without the reason, which is told beside it.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Refused { message, .. } => message.clone(),
+            Self::NotSent(_) | Self::Unknown(_) | Self::Malformed(_) => self.to_string(),
+        }
+    }
+
     fn of(status: &Status) -> Self {
         let message = status.message().to_owned();
         let reason = mesh::status::reason(status)
@@ -164,6 +172,8 @@ pub struct CloudInstance {
     pub instance_type: InstanceType,
     /// Its zone.
     pub zone: ZoneId,
+    /// Its VPC; empty if the cloud did not say.
+    pub vpc: String,
     /// The vSwitch of its primary ENI.
     pub vswitch: Option<VSwitchId>,
     /// Its security groups.
@@ -179,6 +189,8 @@ pub struct CloudVSwitch {
     pub id: VSwitchId,
     /// Its zone.
     pub zone: ZoneId,
+    /// Its VPC; empty if the cloud did not say.
+    pub vpc: String,
     /// Its IPv4 range.
     pub ipv4: Ipv4Net,
     /// Its IPv6 range.
@@ -520,6 +532,7 @@ fn instance_of(instance: &wire::Instance) -> Result<CloudInstance, CloudError> {
             .zone_id
             .parse()
             .map_err(|e| malformed("zone id", e))?,
+        vpc: instance.vpc_id.clone(),
         vswitch: instance.vswitch_id.parse().ok(),
         security_groups: instance
             .security_group_ids
@@ -543,6 +556,7 @@ fn vswitch_of(vswitch: &wire::VSwitch) -> Result<CloudVSwitch, CloudError> {
             .zone_id
             .parse()
             .map_err(|e| malformed("zone id", e))?,
+        vpc: vswitch.vpc_id.clone(),
         ipv4: vswitch
             .ipv4_cidr
             .parse()

@@ -78,6 +78,31 @@ pub fn own_instance(
         .map_err(|e| Refusal::bad_field("instance_id", e))?)
 }
 
+/// The instance that a controller of our cluster names (I12).
+///
+/// # Errors
+/// A status with `REASON_IDENTITY_MISMATCH`, or `REASON_BAD_FIELD` for an id that is none.
+pub fn of_controller(
+    identity: &Identity,
+    cluster: &str,
+    instance: &str,
+    ours: &ClusterId,
+) -> Result<InstanceId, Status> {
+    let Identity::Controller { cluster: of } = identity else {
+        return Err(identity_mismatch(
+            "the caller's certificate is not a controller's",
+        ));
+    };
+    if **of != *ours.as_str() || *cluster != **of {
+        return Err(identity_mismatch(format!(
+            "the certificate is of cluster {of}, the request names {cluster:?}, and {ours} is served here"
+        )));
+    }
+    Ok(instance
+        .parse()
+        .map_err(|e| Refusal::bad_field("instance_id", e))?)
+}
+
 fn address(field: &str, text: &str) -> Result<IpAddr, Refusal> {
     text.parse()
         .map_err(|_| Refusal::bad_field(field, format!("{text:?} is not an address")))
@@ -167,6 +192,7 @@ pub fn eni_attached(shard: &Shard, key: EniKey) -> Option<wire::EniAttached> {
             .unwrap_or_default(),
         primary_ip: primary.to_string(),
         addresses: granted(&shard.grants_on(key)),
+        whole: shard.is_whole(key),
     })
 }
 
@@ -204,12 +230,14 @@ pub fn shard_state(shard: &ShardId, shortfall: Option<&Shortfall>) -> wire::Shar
             reason: Reason::Unspecified.into(),
             message: String::new(),
             retry_after_ms: 0,
+            begun: false,
         },
         Some(shortfall) => wire::ShardState {
             shard: shard.to_string(),
             reason: shortfall.reason.into(),
             message: shortfall.message.clone(),
             retry_after_ms: shortfall.retry_after_ms,
+            begun: shortfall.begun,
         },
     }
 }
@@ -250,6 +278,7 @@ pub fn shard_dump(shard: &Shard, epoch: Epoch) -> wire::ShardDump {
                 .map(|ip| ip.to_string())
                 .unwrap_or_default(),
             quota_index: eni.quota_index,
+            whole: shard.is_whole(key),
         })
         .collect();
     let open_ops = shard
@@ -315,6 +344,24 @@ mod tests {
         let peer = Identity::admin("jane");
 
         assert!(own_instance(&peer, "c1", "i-a", &cluster()).is_err());
+    }
+
+    // I12.
+    #[test]
+    fn controller_of_another_cluster_is_refused() {
+        let ours = Identity::controller("c1");
+
+        assert!(of_controller(&ours, "c1", "i-a", &cluster()).is_ok());
+        for (identity, named) in [
+            (Identity::controller("c2"), "c2"),
+            (Identity::controller("c2"), "c1"),
+            (ours, "c2"),
+            (Identity::node("c1", "i-a"), "c1"),
+            (Identity::admin("jane"), "c1"),
+        ] {
+            let status = of_controller(&identity, named, "i-a", &cluster()).unwrap_err();
+            assert_eq!(status.code(), Code::PermissionDenied, "{identity}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct NodeDemand {
     pub session: u64,
     /// Pods that it wants to be able to serve: a total.
     pub pods: u32,
+    /// ENIs that pods have, or are about to have, for themselves: a total.
+    pub wholes: u32,
     /// A pod waits.
     pub urgent: bool,
     /// Addresses that sandboxes use.
@@ -41,6 +43,8 @@ pub struct Shortfall {
     pub message: String,
     /// When it is worth asking again, in milliseconds.
     pub retry_after_ms: u32,
+    /// What was asked for is begun, and comes by itself once the reason is mended.
+    pub begun: bool,
 }
 
 /// Shortfalls of a shard's nodes; a node without one gets what it wants.

@@ -27,9 +27,13 @@ use crate::cloud::{
     TAG_CREATOR, TAG_INSTANCE, TAG_OP,
 };
 use crate::demand::Block;
+use crate::fault::{Fault, is_for_people};
 use crate::metrics::{CallResult, Metrics};
 use crate::owned::Owned;
 use crate::owner::ProposeError;
+
+/// Failures in a row after which a cloud that can not be reached is a fault, and no passing trouble.
+const AWAY: u32 = 3;
 
 /// What all drivers of a replica have in common.
 #[derive(Debug, Clone)]
@@ -121,7 +125,7 @@ impl Driver {
             let Some(step) = next_step(&shard, op) else {
                 return op;
             };
-            let wait = match self.take(owned, &step).await {
+            let wait = match self.take(owned, &step, backoff.failures()).await {
                 Taken::Moved => {
                     backoff.reset();
                     continue;
@@ -136,7 +140,7 @@ impl Driver {
         }
     }
 
-    async fn take(&self, owned: &Owned, step: &Step) -> Taken {
+    async fn take(&self, owned: &Owned, step: &Step, failures: u32) -> Taken {
         let span = tracing::info_span!(
             "ipam.call",
             shard = %owned.id(),
@@ -144,11 +148,16 @@ impl Driver {
             call = name(&step.call),
         );
         set_parent(&span, &owned.traces.of_op(step.op));
-        let (outcome, wait) = self.call(owned, step).instrument(span.clone()).await;
+        let Answered {
+            outcome,
+            wait,
+            told,
+        } = self.call(owned, step).instrument(span.clone()).await;
+        self.note(owned, step, &outcome, told.as_ref(), failures);
         if outcome == Outcome::Retry {
             return Taken::Again(wait);
         }
-        self.block(owned, step, &outcome);
+        self.block(owned, step, &outcome, told);
         let held =
             tracing::info_span!(parent: &span, "ipam.held", shard = %owned.id(), op = step.op.0);
         let proposed = {
@@ -184,7 +193,7 @@ impl Driver {
         }
     }
 
-    async fn call(&self, owned: &Owned, step: &Step) -> (Outcome, Option<Duration>) {
+    async fn call(&self, owned: &Owned, step: &Step) -> Answered {
         let key = CallKey {
             shard: owned.id().clone(),
             epoch: owned.handle.epoch(),
@@ -251,19 +260,57 @@ impl Driver {
                 deleted.map(|()| Outcome::Deleted)
             }
         };
-        let (outcome, wait) = match result {
-            Ok(outcome) => (outcome, None),
+        let (outcome, wait, told) = match result {
+            Ok(outcome) => (outcome, None, None),
             Err(error) => {
                 let outcome = outcome_of(&error);
                 info!(
                     shard = %owned.id(), op = step.op.0, call = name(&step.call), %error, ?outcome,
                     "a cloud call did not succeed"
                 );
-                (outcome, error.retry_after())
+                let told = (error.reason(), describe(owned, step, &error));
+                (outcome, error.retry_after(), Some(told))
             }
         };
         self.metrics.call(name(&step.call), result_of(&outcome));
-        (outcome, wait)
+        Answered {
+            outcome,
+            wait,
+            told,
+        }
+    }
+
+    /// Tells what a person must mend, and that it is mended.
+    fn note(
+        &self,
+        owned: &Owned,
+        step: &Step,
+        outcome: &Outcome,
+        told: Option<&(Reason, String)>,
+        failures: u32,
+    ) {
+        if !is_growing(&step.call) {
+            return;
+        }
+        let shard = owned.handle.view().shard;
+        let Some(instance) = shard.eni(step.eni).map(|eni| eni.instance.clone()) else {
+            return;
+        };
+        let Some((reason, message)) = told else {
+            owned
+                .faults
+                .send_if_modified(|faults| faults.mend(&instance));
+            return;
+        };
+        let passing = *reason == Reason::CloudUnavailable && failures < AWAY;
+        if !is_for_people(*reason) || passing {
+            return;
+        }
+        let begun = *outcome == Outcome::Retry;
+        let fault = Fault::new(*reason, message.clone(), begun, &self.metrics);
+        owned
+            .faults
+            .send_if_modified(|faults| faults.meet(&instance, fault));
     }
 
     fn tags(&self, owned: &Owned, step: &Step, instance: &str) -> BTreeMap<String, String> {
@@ -281,14 +328,11 @@ impl Driver {
     }
 
     /// Keeps the planner from asking the cloud again for what it just refused.
-    fn block(&self, owned: &Owned, step: &Step, outcome: &Outcome) {
-        let growing = match &step.call {
-            Call::Create { .. } | Call::Assign { .. } | Call::Attach { .. } => true,
-            Call::Unassign { .. } | Call::Detach { .. } | Call::Delete { .. } => false,
-        };
-        if !growing {
+    fn block(&self, owned: &Owned, step: &Step, outcome: &Outcome, told: Option<(Reason, String)>) {
+        if !is_growing(&step.call) {
             return;
         }
+        let attaching = matches!(step.call, Call::Attach { .. });
         let (reason, message, per_instance) = match outcome {
             Outcome::Exhausted => (
                 Reason::VswitchExhausted,
@@ -305,11 +349,17 @@ impl Driver {
                 "the cloud allows the ENI no further address",
                 true,
             ),
-            Outcome::Refused => (
-                Reason::CloudInvalid,
-                "the cloud refuses the request as such",
-                false,
-            ),
+            Outcome::Refused => {
+                let of_groups = told
+                    .as_ref()
+                    .is_some_and(|(reason, _)| *reason == Reason::SecurityGroupInvalid);
+                (
+                    Reason::CloudInvalid,
+                    "the cloud refuses the request as such",
+                    // The groups may be those of the instance itself.
+                    attaching || of_groups,
+                )
+            }
             Outcome::NotFound => (
                 Reason::NotFound,
                 "the cloud does not know an object of the request",
@@ -324,9 +374,11 @@ impl Driver {
             | Outcome::AddressInUse { .. }
             | Outcome::Retry => return,
         };
+        // The cloud's own words name the objects.
+        let (reason, message) = told.unwrap_or_else(|| (reason, message.to_owned()));
         let block = Block {
             reason,
-            message: message.to_owned(),
+            message,
             until: Instant::now() + self.blocked,
         };
         let instance = owned
@@ -341,6 +393,37 @@ impl Driver {
             }
             Some(_) | None => blocks.shard = Some(block),
         });
+    }
+}
+
+/// A call, answered or not.
+struct Answered {
+    outcome: Outcome,
+    /// When to repeat it at the earliest.
+    wait: Option<Duration>,
+    /// What a failure said.
+    told: Option<(Reason, String)>,
+}
+
+/// A failed call for people: where, for whom, why.
+fn describe(owned: &Owned, step: &Step, error: &CloudError) -> String {
+    let shard = owned.handle.view().shard;
+    let instance = shard
+        .eni(step.eni)
+        .map(|eni| format!(", instance {}", eni.instance))
+        .unwrap_or_default();
+    format!(
+        "vSwitch {}{instance}: {}",
+        owned.id().vswitch,
+        error.words()
+    )
+}
+
+/// Whether the call brings something; the others take something away.
+fn is_growing(call: &Call) -> bool {
+    match call {
+        Call::Create { .. } | Call::Assign { .. } | Call::Attach { .. } => true,
+        Call::Unassign { .. } | Call::Detach { .. } | Call::Delete { .. } => false,
     }
 }
 

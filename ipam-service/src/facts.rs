@@ -20,6 +20,8 @@ pub struct NodeFacts {
     pub instance_type: String,
     /// Its zone.
     pub zone: ZoneId,
+    /// Its VPC; empty if the cloud did not say.
+    pub vpc: String,
     /// The vSwitch of its primary ENI.
     pub vswitch: Option<VSwitchId>,
     /// What its type allows.
@@ -124,6 +126,7 @@ impl Facts {
             instance: found.id,
             instance_type: found.instance_type.to_string(),
             zone: found.zone,
+            vpc: found.vpc,
             vswitch: found.vswitch,
             quota: found.quota,
             stack,

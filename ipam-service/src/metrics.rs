@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use proto::types::v1::Reason;
 
 /// How a cloud operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -49,6 +50,22 @@ pub struct DriftLabels {
     pub kind: &'static str,
 }
 
+/// Label of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Counts in a gauge for as long as it lives.
+#[derive(Debug)]
+pub struct Shown(Gauge);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The counters; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -69,6 +86,7 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     slots: Family<SlotLabels, Gauge>,
     drift: Family<DriftLabels, Counter>,
+    faults: Family<ReasonLabel, Gauge>,
     clock_skew: Gauge,
 }
 
@@ -86,6 +104,7 @@ impl Default for Metrics {
             calls: Family::default(),
             slots: Family::default(),
             drift: Family::default(),
+            faults: Family::default(),
             clock_skew: Gauge::default(),
         }
     }
@@ -138,6 +157,11 @@ impl Metrics {
             self.drift.clone(),
         );
         registry.register(
+            "ipam_faults",
+            "faults in force that a person must mend, by reason: one for each shard and node, or for a vSwitch",
+            self.faults.clone(),
+        );
+        registry.register(
             "ipam_clock_skew_milliseconds",
             "wall clock against committed time, when it is worth a look",
             self.clock_skew.clone(),
@@ -159,6 +183,14 @@ impl Metrics {
     /// Notes a difference.
     pub fn drift(&self, kind: &'static str) {
         self.drift.get_or_create(&DriftLabels { kind }).inc();
+    }
+
+    /// Shows a fault until the answer is dropped.
+    pub fn show_fault(&self, reason: Reason) -> Shown {
+        let reason = reason.as_str_name();
+        let gauge = self.faults.get_or_create(&ReasonLabel { reason }).clone();
+        gauge.inc();
+        Shown(gauge)
     }
 
     /// Notes how far the wall clock is off.

@@ -14,13 +14,15 @@ use ipam_core::record::Record;
 use ipam_core::shard::Shard;
 use mesh::telemetry::set_parent;
 use proto::types::v1::Reason;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, warn};
-use types::cloud::InstanceId;
+use types::cloud::{InstanceId, VSwitchId};
 use types::time::Tick;
 
 use crate::demand::{Blocks, NodeDemand, Shortfall, Shortfalls};
+use crate::fault::Fault;
 use crate::log::SharedLog;
 use crate::metrics::Metrics;
 use crate::owned::Owned;
@@ -44,6 +46,10 @@ pub struct Planner {
     pub every: Duration,
     /// What a node is told to wait when nothing else is known.
     pub retry_after: Duration,
+    /// How long a fault is believed after it was met last.
+    pub fault_age: Duration,
+    /// The VPC of each vSwitch.
+    pub vpcs: watch::Receiver<BTreeMap<VSwitchId, String>>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -63,17 +69,20 @@ impl Planner {
         let mut views = owned.handle.watch();
         let mut demands = owned.demand.subscribe();
         let mut blocks = owned.blocks.subscribe();
+        let mut faults = owned.faults.subscribe();
         let mut again = Instant::now();
         loop {
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
                 changed = demands.changed() => if changed.is_err() { return },
                 changed = blocks.changed() => if changed.is_err() { return },
+                changed = faults.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(again) => {}
             }
             views.mark_unchanged();
             demands.mark_unchanged();
             blocks.mark_unchanged();
+            faults.mark_unchanged();
             again = self.look(owned).await;
         }
     }
@@ -90,6 +99,9 @@ impl Planner {
         if let Some(ended) = ended {
             again = again.min(ended);
         }
+        owned
+            .faults
+            .send_if_modified(|faults| faults.forget(self.fault_age));
         let shard = owned.handle.view().shard;
         self.show(owned, &shard);
         let blocks = owned.blocks.borrow().clone();
@@ -143,21 +155,25 @@ impl Planner {
             quota: demand.facts.quota,
             stack: demand.facts.stack,
             want: demand.pods,
+            wholes: demand.wholes,
             bound: demand.bound.clone(),
             free_places: Vec::new(),
             security_groups: demand.facts.security_groups.clone(),
             vswitch_exhausted: blocks.shard.is_some(),
         };
         let now = Tick(mesh::clock::wall_ms()).max(shard.tick());
-        if !blocks.instances.contains_key(&instance) {
+        let misplaced = self.misplaced(owned, &demand);
+        node.vswitch_exhausted |= misplaced.is_some();
+        if misplaced.is_none() && !blocks.instances.contains_key(&instance) {
             node.free_places = (0..node.quota.secondary_enis()).collect();
         }
         let mut plan = plan_node(shard, &node, &policy, now);
-        if plan
-            .records
-            .iter()
-            .any(|record| matches!(record, Record::EniIntent { .. }))
-        {
+        if plan.records.iter().any(|record| {
+            matches!(
+                record,
+                Record::EniIntent { .. } | Record::WholeEniIntent { .. }
+            )
+        }) {
             // An ENI is wanted: now it matters what other shards have taken.
             match quota::free_places(&*self.log, &instance, &node.quota).await {
                 Ok(places) => node.free_places = places,
@@ -172,9 +188,9 @@ impl Planner {
             }
             plan = plan_node(shard, &node, &policy, now);
         }
-        let shortfall = plan
-            .shortage
-            .map(|shortage| self.shortfall(blocks, &instance, shortage));
+        let shortfall = misplaced
+            .or_else(|| Some(self.shortfall(owned, blocks, &instance, plan.shortage?)))
+            .or_else(|| self.hindered(owned, &instance));
         if plan.records.is_empty() {
             return Look {
                 instance,
@@ -212,7 +228,13 @@ impl Planner {
         }
     }
 
-    fn shortfall(&self, blocks: &Blocks, instance: &InstanceId, shortage: Shortage) -> Shortfall {
+    fn shortfall(
+        &self,
+        owned: &Owned,
+        blocks: &Blocks,
+        instance: &InstanceId,
+        shortage: Shortage,
+    ) -> Shortfall {
         let now = Instant::now();
         let block = match shortage {
             Shortage::VSwitchExhausted => blocks.shard.as_ref(),
@@ -226,10 +248,13 @@ impl Planner {
             .unwrap_or(u32::MAX);
         let (reason, message) = match (block, shortage) {
             (Some(block), _) => (block.reason, block.message.clone()),
-            (None, Shortage::VSwitchExhausted) => (
-                Reason::VswitchExhausted,
-                "the shard has no free address".to_owned(),
-            ),
+            (None, Shortage::VSwitchExhausted) => {
+                let (id, vswitch) = (owned.id(), &owned.id().vswitch);
+                let message = format!("vSwitch {vswitch}: shard {id} has no free address");
+                let reason = Reason::VswitchExhausted;
+                self.meet(owned, instance, reason, &message);
+                (reason, message)
+            }
             (None, Shortage::EniLimit) => (
                 Reason::EniLimit,
                 "the instance type allows no further ENI".to_owned(),
@@ -239,7 +264,49 @@ impl Planner {
             reason,
             message,
             retry_after_ms,
+            begun: false,
         }
+    }
+
+    /// A vSwitch of another VPC can give the node nothing: its ENIs could never be attached.
+    fn misplaced(&self, owned: &Owned, demand: &NodeDemand) -> Option<Shortfall> {
+        let facts = &demand.facts;
+        let vswitch = &owned.id().vswitch;
+        let vpc = self.vpcs.borrow().get(vswitch).cloned()?;
+        if vpc.is_empty() || facts.vpc.is_empty() || vpc == facts.vpc {
+            return None;
+        }
+        let message = format!(
+            "vSwitch {vswitch} is in {vpc}, instance {} in {}",
+            facts.instance, facts.vpc
+        );
+        let reason = Reason::VswitchInvalid;
+        self.meet(owned, &facts.instance, reason, &message);
+        Some(Shortfall {
+            reason,
+            message,
+            retry_after_ms: u32::try_from(self.retry_after.as_millis()).unwrap_or(u32::MAX),
+            begun: false,
+        })
+    }
+
+    fn meet(&self, owned: &Owned, instance: &InstanceId, reason: Reason, message: &str) {
+        let fault = Fault::new(reason, message.to_owned(), false, &self.metrics);
+        owned
+            .faults
+            .send_if_modified(|faults| faults.meet(instance, fault));
+    }
+
+    /// What keeps from its end what was begun for the node.
+    fn hindered(&self, owned: &Owned, instance: &InstanceId) -> Option<Shortfall> {
+        let faults = owned.faults.borrow();
+        let fault = faults.of(instance).filter(|fault| fault.begun)?;
+        Some(Shortfall {
+            reason: fault.reason,
+            message: fault.message.clone(),
+            retry_after_ms: u32::try_from(self.retry_after.as_millis()).unwrap_or(u32::MAX),
+            begun: true,
+        })
     }
 
     fn show(&self, owned: &Owned, shard: &Shard) {
@@ -265,6 +332,7 @@ pub fn demand_of_the_gone(facts: Arc<crate::facts::NodeFacts>) -> NodeDemand {
         facts,
         session: 0,
         pods: 0,
+        wholes: 0,
         urgent: false,
         bound: BTreeMap::new(),
         traceparent: String::new(),

@@ -25,9 +25,9 @@ use crate::cloud::{
     CREATOR, CallKey, Cloud, CloudEni, CloudError, EniFilter, TAG_AUTHORITY, TAG_CREATOR, TAG_OP,
 };
 use crate::facts::{Facts, FactsError, NodeFacts};
+use crate::gone;
 use crate::metrics::Metrics;
 use crate::owned::Owned;
-use crate::plan::demand_of_the_gone;
 
 /// What all reconcilers of a replica have in common.
 #[derive(Debug, Clone)]
@@ -46,15 +46,16 @@ pub struct Reconciler {
 
 /// What was seen once, and when.
 #[derive(Debug)]
-struct Sightings<K>(BTreeMap<K, Instant>);
+pub(crate) struct Sightings<K>(BTreeMap<K, Instant>);
 
 impl<K: Ord + Clone + Hash> Sightings<K> {
-    fn new() -> Self {
+    /// Nothing was seen yet.
+    pub(crate) fn new() -> Self {
         Self(BTreeMap::new())
     }
 
     /// Those seen now that were first seen at least `age` ago. What is not seen now is forgotten.
-    fn again(&mut self, now: Instant, age: Duration, seen: &BTreeSet<K>) -> BTreeSet<K> {
+    pub(crate) fn again(&mut self, now: Instant, age: Duration, seen: &BTreeSet<K>) -> BTreeSet<K> {
         self.0.retain(|key, _| seen.contains(key));
         let mut due = BTreeSet::new();
         for key in seen {
@@ -417,21 +418,7 @@ impl Reconciler {
         for instance in memory.gone.again(now, self.age, &missing) {
             self.metrics.drift("gone_instance");
             info!(shard = %owned.id(), %instance, "the instance is gone: its addresses come back");
-            let facts = memory.facts.get(&instance).cloned();
-            let facts = facts.unwrap_or_else(|| Arc::new(facts_of_the_gone(&instance, shard)));
-            let of = instance.clone();
-            self.propose(owned, move |shard, _| {
-                let granted = !shard.grants_of(&of).is_empty();
-                if granted {
-                    vec![Record::NodeGone { instance: of }]
-                } else {
-                    Vec::new()
-                }
-            })
-            .await;
-            owned.demand.send_modify(|demand| {
-                demand.insert(instance, demand_of_the_gone(facts));
-            });
+            gone::take_back(owned, &instance, memory.facts.get(&instance).cloned()).await;
         }
         Ok(())
     }
@@ -498,25 +485,6 @@ fn foreign_record(shard: &Shard, addresses: &[IpAddr], now: Tick) -> Vec<Record>
         at: now,
         ttl_ms,
     }]
-}
-
-/// Enough to plan the end of an instance's ENIs when the cloud can not say more.
-fn facts_of_the_gone(instance: &InstanceId, shard: &Shard) -> NodeFacts {
-    NodeFacts {
-        instance: instance.clone(),
-        instance_type: String::new(),
-        zone: shard.spec().vswitch().zone.clone(),
-        vswitch: None,
-        quota: types::quota::EniQuota {
-            enis: 0,
-            enis_total: 0,
-            ipv4_per_eni: 0,
-            ipv6_per_eni: 0,
-            trunk: false,
-        },
-        stack: types::address::Stack::Ipv4,
-        security_groups: Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ pub struct Parts {
     pub log: SharedLog,
     /// Who lives and who owns what.
     pub membership: Membership,
-    /// All shards of the configuration.
-    pub specs: Arc<BTreeMap<ShardId, ShardSpec>>,
+    /// All shards of vSwitches that can be used.
+    pub specs: watch::Receiver<BTreeMap<ShardId, ShardSpec>>,
     /// Bounds of writers.
     pub limits: Limits,
     /// Carries out.
@@ -107,12 +107,12 @@ impl Replica {
     /// Follows membership's plan until `stop` is cancelled.
     pub async fn run(self, parts: Parts, stop: CancellationToken) {
         let mut plans = parts.membership.plan();
-        let mut hopeless = BTreeSet::new();
+        let (mut hopeless, mut strange) = (BTreeSet::new(), BTreeSet::new());
         loop {
             let plan = plans.borrow_and_update().clone();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.follow(&parts, &plan, &mut hopeless, &stop) => {}
+                () = self.follow(&parts, &plan, (&mut hopeless, &mut strange), &stop) => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -126,7 +126,7 @@ impl Replica {
         &self,
         parts: &Parts,
         plan: &Plan,
-        hopeless: &mut BTreeSet<ShardId>,
+        (hopeless, strange): (&mut BTreeSet<ShardId>, &mut BTreeSet<ShardId>),
         stop: &CancellationToken,
     ) {
         let mut moved = false;
@@ -134,12 +134,16 @@ impl Replica {
             if self.owned(id).is_some() || hopeless.contains(id) {
                 continue;
             }
-            let Some(spec) = parts.specs.get(id) else {
-                warn!(shard = %id, "a shard of the map is of no vSwitch of our configuration: it is left alone");
-                hopeless.insert(id.clone());
+            let spec = parts.specs.borrow().get(id).cloned();
+            let Some(spec) = spec else {
+                // Its vSwitch may become usable.
+                if strange.insert(id.clone()) {
+                    warn!(shard = %id, "a shard of the map is of no vSwitch that we can use: it is left alone");
+                }
                 continue;
             };
-            match self.claim(parts, spec, stop).await {
+            strange.remove(id);
+            match self.claim(parts, &spec, stop).await {
                 Ok(()) => moved = true,
                 Err(ClaimError::Corrupt(why)) => {
                     error!(shard = %id, why, "a shard can not be served: a person must look");

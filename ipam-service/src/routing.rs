@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use ipam_core::route::{Candidate, preference, shards_for_node};
 use k8s_api::eni_conf::VSwitchPolicy;
+use mesh::status::Refusal;
 use proto::ipam::v1 as wire;
 use tokio::sync::{mpsc, watch};
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::warn;
 use types::address::Family;
 use types::cloud::{VSwitchId, ZoneId};
@@ -19,6 +20,7 @@ use types::op::ShardId;
 use crate::facts::NodeFacts;
 use crate::membership::Ownership;
 use crate::replica::Replica;
+use crate::space::Misfit;
 
 /// Makes routes for nodes.
 #[derive(Debug, Clone)]
@@ -27,6 +29,7 @@ pub struct Router {
     ownership: watch::Receiver<Ownership>,
     vswitches: Arc<BTreeMap<ZoneId, Vec<VSwitchId>>>,
     policy: VSwitchPolicy,
+    misfits: watch::Receiver<BTreeMap<VSwitchId, Misfit>>,
 }
 
 impl Router {
@@ -36,12 +39,14 @@ impl Router {
         ownership: watch::Receiver<Ownership>,
         vswitches: BTreeMap<ZoneId, Vec<VSwitchId>>,
         policy: VSwitchPolicy,
+        misfits: watch::Receiver<BTreeMap<VSwitchId, Misfit>>,
     ) -> Self {
         Self {
             replica,
             ownership,
             vswitches: Arc::new(vswitches),
             policy,
+            misfits,
         }
     }
 
@@ -59,6 +64,13 @@ impl Router {
                 (seen.version, self.routes(facts, &seen))
             };
             if last.as_ref() != Some(&routes) {
+                if routes.is_empty()
+                    && let Some(refusal) = self.refusal(facts)
+                {
+                    // The node comes back; a receiver that is gone needs no words.
+                    drop(out.send(Err(refusal)).await);
+                    return;
+                }
                 if routes.is_empty() {
                     warn!(instance = %facts.instance, zone = %facts.zone, "no vSwitch serves the node's zone");
                 }
@@ -76,6 +88,28 @@ impl Router {
                 changed = self.ownership.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Why no vSwitch of the node's zone can be used, if they are configured.
+    fn refusal(&self, facts: &NodeFacts) -> Option<Status> {
+        let misfits = self.misfits.borrow();
+        let of_zone: Vec<(&VSwitchId, &Misfit)> = misfits
+            .iter()
+            .filter(|(_, misfit)| misfit.zone == facts.zone)
+            .collect();
+        let (id, first) = of_zone.first()?;
+        let texts: Vec<&str> = of_zone
+            .iter()
+            .map(|(_, misfit)| misfit.fault.message.as_str())
+            .collect();
+        let reason = first.fault.reason.as_str_name();
+        let text = format!(
+            "no vSwitch serves zone {}: {}",
+            facts.zone,
+            texts.join("; ")
+        );
+        let refusal = Refusal::new(Code::FailedPrecondition, reason, text);
+        Some(refusal.with("id", id.to_string()).into_status())
     }
 
     fn routes(&self, facts: &NodeFacts, seen: &Ownership) -> Vec<wire::Route> {

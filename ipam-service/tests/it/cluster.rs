@@ -43,10 +43,14 @@ pub(crate) struct Cluster {
     pub(crate) extra: String,
     /// How long a surplus must last before it goes back, in milliseconds.
     pub(crate) shrink_after: u64,
+    /// Readiness of its one replica.
+    pub(crate) health: Health,
+    /// Metrics of its one replica.
+    pub(crate) registry: Registry,
     authority: Authority,
     dir: TempDir,
     gateway_at: SocketAddr,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
 }
 
 /// A replica of a cluster.
@@ -80,11 +84,6 @@ impl Drop for Cluster {
 impl Cluster {
     /// Two vSwitches of one zone with four shards each, one node type with `enis` ENIs of `per_eni` addresses.
     pub(crate) async fn new(enis: u32, per_eni: u32) -> Self {
-        mesh::tls::install_provider();
-        install_telemetry();
-        let authority = Authority::new(Duration::from_hours(1)).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let tasks = Tasks::new(Drain::new());
         let gateway = FakeGateway::new();
         {
             let mut world = gateway.world();
@@ -94,6 +93,16 @@ impl Cluster {
                 world.add_instance(node, ZONE, enis, per_eni);
             }
         }
+        let routes = Routes::new(CloudServer::new(gateway.clone()));
+        Self::behind(routes, gateway, Tasks::new(Drain::new())).await
+    }
+
+    /// Behind a gateway with these routes; the fake one is for those who have it.
+    pub(crate) async fn behind(routes: Routes, gateway: FakeGateway, tasks: Tasks) -> Self {
+        mesh::tls::install_provider();
+        install_telemetry();
+        let authority = Authority::new(Duration::from_hours(1)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let tls = material(&authority, &dir, &Identity::gateway("g1"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let port = Bound::tcp(any, tls, mesh::server::Params::default())
@@ -102,7 +111,6 @@ impl Cluster {
         let Address::Tcp(gateway_at) = port.address().clone() else {
             panic!("not TCP")
         };
-        let routes = Routes::new(CloudServer::new(gateway.clone()));
         let rpc = RpcMetrics::register(&Registry::new());
         port.serve(routes, mesh::authz::TABLE, &rpc, &tasks);
         Self {
@@ -113,6 +121,8 @@ impl Cluster {
             ),
             extra: String::new(),
             shrink_after: 3_600_000,
+            health: Health::new(),
+            registry: Registry::new(),
             authority,
             dir,
             gateway_at,
@@ -164,11 +174,12 @@ impl Cluster {
 
     pub(crate) async fn try_start(&self, name: &str) -> anyhow::Result<Replica> {
         let tasks = Tasks::new(Drain::new());
-        let registry = Registry::new();
+        // Several replicas of a test share them, which hurts nobody who does not look.
+        let registry = self.registry.clone();
         let context = Context {
             config: self.config(),
             tasks: tasks.clone(),
-            health: Health::new(),
+            health: self.health.clone(),
             rpc: RpcMetrics::register(&registry),
             registry,
             admin: mesh::admin::Admin::new(),

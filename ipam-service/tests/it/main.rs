@@ -11,6 +11,10 @@ mod endpoints;
 #[cfg(test)]
 mod etcd;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod log;
 #[cfg(test)]
 mod membership;

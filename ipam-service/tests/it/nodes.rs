@@ -466,30 +466,6 @@ async fn routes_follow_the_order_of_the_vswitches() {
     assert_eq!(status.code(), Code::PermissionDenied);
 }
 
-#[tokio::test]
-async fn unknown_vswitch_keeps_a_replica_from_starting() {
-    let mut cluster = Cluster::new(3, 6).await;
-    cluster.eni_conf = format!(r#"{{"vswitches": {{"{ZONE}": ["vsw-a", "vsw-typo"]}}}}"#);
-
-    let error = cluster.try_start("r0").await.err().expect("refused");
-
-    assert!(format!("{error:#}").contains("vsw-typo"), "{error:#}");
-}
-
-#[tokio::test]
-async fn vswitch_under_the_wrong_zone_keeps_a_replica_from_starting() {
-    let mut cluster = Cluster::new(3, 6).await;
-    cluster.eni_conf = r#"{"vswitches": {"cn-test-z": ["vsw-a"]}}"#.to_owned();
-
-    let error = cluster.try_start("r0").await.err().expect("refused");
-
-    let text = format!("{error:#}");
-    assert!(
-        text.contains("vsw-a") && text.contains("cn-test-z") && text.contains(ZONE),
-        "{text}"
-    );
-}
-
 // I7: an instance that the cloud does not know any more gives its addresses back without an answer of its own.
 #[tokio::test]
 async fn addresses_of_a_gone_instance_come_back() {
