@@ -68,9 +68,10 @@ impl View {
         self.rest_ends.range(later).next().map(|at| at.since(now))
     }
 
-    /// Bound pods.
+    /// Pods bound on shared ENIs.
     pub fn used(&self) -> u32 {
-        u32::try_from(self.bindings.len()).unwrap_or(u32::MAX)
+        let shared = self.bindings.values().filter(|b| !b.whole).count();
+        u32::try_from(shared).unwrap_or(u32::MAX)
     }
 
     /// Pods that could be bound on ready ENIs, resting addresses included.
@@ -415,6 +416,7 @@ mod tests {
             host_link: "cali0".to_owned(),
             mtu: 1500,
             boot_id: "b".to_owned(),
+            whole: false,
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::pool::{BindRequest, Binding, Empty};
 use crate::uplinks::Uplinks;
 
+pub mod whole;
+
 /// Prefix of host-side links when the configuration names none.
 pub const DEFAULT_VETH_PREFIX: &str = "cali";
 
@@ -40,8 +42,10 @@ pub struct Patience {
 /// ADDs that wait for an address now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// How many.
+    /// How many, of pods that share ENIs.
     pub pods: u32,
+    /// How many, of pods that get one for themselves.
+    pub wholes: u32,
     /// Trace of the one that came last.
     pub traceparent: String,
 }
@@ -129,9 +133,23 @@ impl From<LedgerError> for PodError {
     }
 }
 
+/// Name of the host-side link of the pod.
+fn host_link(add: &AddPod) -> Result<String, PodError> {
+    let prefix = match add.veth_prefix.as_str() {
+        "" => DEFAULT_VETH_PREFIX,
+        prefix => prefix,
+    };
+    names::host_link(prefix, &add.pod, &add.attachment.ifname).map_err(|e| PodError::Field {
+        field: "veth_prefix",
+        why: e.to_string(),
+    })
+}
+
 /// What a pod got.
 #[derive(Debug, Clone)]
 pub struct Added {
+    /// Gateways of its own vSwitch, if the pod has an ENI for itself; others have the node's.
+    pub gateways: Option<whole::Gateways>,
     /// Addresses and names.
     pub binding: Binding,
     /// Hardware addresses.
@@ -155,6 +173,8 @@ pub struct Parts {
     pub patience: Patience,
     /// The present boot.
     pub boot_id: String,
+    /// What pods with an ENI of their own reach by way of the node: its addresses, and the ranges of Services.
+    pub through_node: Vec<ipnet::IpNet>,
 }
 
 /// See the module. Cheap to clone.
@@ -167,6 +187,7 @@ pub struct Pods {
     feed: Feed,
     patience: Patience,
     boot_id: String,
+    through_node: Arc<[ipnet::IpNet]>,
     busy: Arc<Mutex<BTreeSet<AttachmentKey>>>,
     waiting: Arc<watch::Sender<Waiting>>,
 }
@@ -189,11 +210,41 @@ impl Drop for Busy {
 
 /// Counts an ADD among those that wait.
 #[derive(Debug)]
-struct Counted(Arc<watch::Sender<Waiting>>);
+struct Counted {
+    waiting: Arc<watch::Sender<Waiting>>,
+    whole: bool,
+}
+
+impl Counted {
+    fn new(waiting: &Arc<watch::Sender<Waiting>>, whole: bool, traceparent: String) -> Self {
+        waiting.send_modify(|w| {
+            let count = w.count(whole);
+            *count = count.saturating_add(1);
+            w.traceparent = traceparent;
+        });
+        Self {
+            waiting: Arc::clone(waiting),
+            whole,
+        }
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.send_modify(|w| w.pods = w.pods.saturating_sub(1));
+        self.waiting.send_modify(|w| {
+            let count = w.count(self.whole);
+            *count = count.saturating_sub(1);
+        });
+    }
+}
+
+impl Waiting {
+    fn count(&mut self, whole: bool) -> &mut u32 {
+        if whole {
+            &mut self.wholes
+        } else {
+            &mut self.pods
+        }
     }
 }
 
@@ -209,6 +260,7 @@ impl Pods {
             feed: parts.feed,
             patience: parts.patience,
             boot_id: parts.boot_id,
+            through_node: parts.through_node.into(),
             busy: Arc::default(),
             waiting: Arc::new(waiting),
         }
@@ -249,23 +301,16 @@ impl Pods {
         if manifest.host_network {
             return Err(PodError::HostNetwork(add.pod));
         }
+        let host_link = host_link(&add)?;
+        if manifest.whole_eni {
+            // A late DEL would keep the ENI that this sandbox of the same pod shall have.
+            self.succeed(&add.attachment, &host_link).await?;
+        }
         mesh::crash_point!("agent.add.before_bind");
-        let binding = self.bind(&add).await?;
+        let binding = self.bind(&add, host_link, manifest.whole_eni).await?;
         mesh::crash_point!("agent.add.after_persist");
-        let desired = self.desired(&binding).ok_or(PodError::NoAddress {
-            waited: Duration::ZERO,
-        });
-        let desired = self.succeed(&binding).await.and(desired);
-        let made = match desired {
-            Ok(desired) => self
-                .datapath
-                .setup_pod(&desired)
-                .instrument(tracing::info_span!("datapath.setup"))
-                .await
-                .map_err(|source| PodError::Kernel {
-                    attachment: add.attachment.clone(),
-                    source,
-                }),
+        let made = match self.succeed(&add.attachment, &binding.host_link).await {
+            Ok(()) => self.make(&binding).await,
             Err(error) => Err(error),
         };
         mesh::crash_point!("agent.add.after_kernel");
@@ -274,7 +319,11 @@ impl Pods {
             Err(error) => Err(error),
         };
         match made {
-            Ok(state) => Ok(Added { binding, state }),
+            Ok(state) => Ok(Added {
+                gateways: self.own_gateways(&binding),
+                binding,
+                state,
+            }),
             Err(error) => {
                 self.undo(&binding).await;
                 Err(error)
@@ -282,17 +331,36 @@ impl Pods {
         }
     }
 
-    /// Ends other sandboxes that have the binding's link: the runtime has made a new one for the pod, and the DEL of
+    /// Brings the kernel to what the binding says.
+    async fn make(&self, binding: &Binding) -> Result<PodState, PodError> {
+        if binding.whole {
+            return self.make_whole(binding).await;
+        }
+        let desired = self.desired(binding).ok_or(PodError::NoAddress {
+            waited: Duration::ZERO,
+        })?;
+        self.datapath
+            .setup_pod(&desired)
+            .instrument(tracing::info_span!("datapath.setup"))
+            .await
+            .map_err(|source| PodError::Kernel {
+                attachment: binding.attachment.clone(),
+                source,
+            })
+    }
+
+    /// Ends other sandboxes that have the link: the runtime has made a new one for the pod, and the DEL of
     /// the old one is late. The link is the new one's now; were the old one still bound, both would be repaired in
     /// turn, each at the cost of the other.
-    async fn succeed(&self, binding: &Binding) -> Result<(), PodError> {
+    async fn succeed(&self, attachment: &AttachmentKey, host_link: &str) -> Result<(), PodError> {
         let view = self.ledger.view();
-        let others = view.bindings.values().filter(|other| {
-            other.host_link == binding.host_link && other.attachment != binding.attachment
-        });
+        let others = view
+            .bindings
+            .values()
+            .filter(|other| other.host_link == host_link && other.attachment != *attachment);
         for old in others {
             let _busy = self.hold(&old.attachment)?;
-            tracing::info!(old = %old.attachment, new = %binding.attachment, "a new sandbox takes the link");
+            tracing::info!(old = %old.attachment, new = %attachment, "a new sandbox takes the link");
             self.free(&old.attachment, Some(old)).await?;
         }
         Ok(())
@@ -320,18 +388,12 @@ impl Pods {
         }
     }
 
-    async fn bind(&self, add: &AddPod) -> Result<Binding, PodError> {
-        let prefix = match add.veth_prefix.as_str() {
-            "" => DEFAULT_VETH_PREFIX,
-            prefix => prefix,
-        };
-        let host_link =
-            names::host_link(prefix, &add.pod, &add.attachment.ifname).map_err(|e| {
-                PodError::Field {
-                    field: "veth_prefix",
-                    why: e.to_string(),
-                }
-            })?;
+    async fn bind(
+        &self,
+        add: &AddPod,
+        host_link: String,
+        whole: bool,
+    ) -> Result<Binding, PodError> {
         let request = BindRequest {
             attachment: add.attachment.clone(),
             pod: add.pod.clone(),
@@ -340,6 +402,7 @@ impl Pods {
             host_link,
             mtu: if add.mtu == 0 { DEFAULT_MTU } else { add.mtu },
             boot_id: self.boot_id.clone(),
+            whole,
         };
         let start = Instant::now();
         let deadline = start + self.patience.address;
@@ -360,11 +423,7 @@ impl Pods {
             }
             if counted.is_none() {
                 let traceparent = mesh::telemetry::current_traceparent().unwrap_or_default();
-                self.waiting.send_modify(|w| {
-                    w.pods = w.pods.saturating_add(1);
-                    w.traceparent = traceparent;
-                });
-                counted = Some(Counted(Arc::clone(&self.waiting)));
+                counted = Some(Counted::new(&self.waiting, whole, traceparent));
             }
             // A resting address wakes the wait as a change of the pool does.
             let rested = view
@@ -387,7 +446,7 @@ impl Pods {
         }
     }
 
-    /// What the kernel should hold for a binding; `None` while its ENI's link is not there.
+    /// What the kernel should hold for a binding on a shared ENI; `None` while that ENI's link is not there.
     pub fn desired(&self, binding: &Binding) -> Option<PodDesired> {
         let table = self.uplinks.state(&binding.eni)?.table;
         Some(PodDesired {
@@ -437,10 +496,18 @@ impl Pods {
             mesh::crash_point!("agent.del.before_kernel");
             // The kernel forgets the pod's policy before another pod can get its addresses; packets of a link that
             // policy does not know are dropped.
-            leaving = Some(self.gate.release(attachment, &binding.host_link).await);
-            let addresses = binding.addresses().collect();
-            self.tear_down(attachment, binding.host_link.clone(), addresses)
-                .await?;
+            let mut all = Vec::new();
+            for (part, host_link) in binding.parts() {
+                all.push(self.gate.release(&part, &host_link).await);
+            }
+            leaving = Some(all);
+            if binding.whole {
+                self.unmake_whole(binding).await?;
+            } else {
+                let addresses = binding.addresses().collect();
+                self.tear_down(attachment, binding.host_link.clone(), addresses)
+                    .await?;
+            }
             mesh::crash_point!("agent.del.after_kernel");
         }
         let now = Tick(mesh::clock::wall_ms());
@@ -490,17 +557,7 @@ impl Pods {
             .filter(|ip| !binding.addresses().any(|bound| bound == **ip))
             .map(|ip| format!("address {ip} is not bound to this sandbox"))
             .collect();
-        let desired = self
-            .desired(binding)
-            .ok_or_else(|| PodError::Drift(vec![format!("eni {} has no link", binding.eni)]))?;
-        let found = self
-            .datapath
-            .check_pod(&desired)
-            .await
-            .map_err(|source| PodError::Kernel {
-                attachment: attachment.clone(),
-                source,
-            })?;
+        let found = self.compare(binding).await?;
         drift.extend(found.into_iter().map(|drift: Drift| drift.what));
         let enforced = self.enforce(binding).await;
         if drift.is_empty() {
@@ -508,6 +565,21 @@ impl Pods {
         }
         drift.extend(enforced.err().map(|error| mesh::causes::text(&error)));
         Err(PodError::Drift(drift))
+    }
+
+    async fn compare(&self, binding: &Binding) -> Result<Vec<Drift>, PodError> {
+        let no_link = || PodError::Drift(vec![format!("eni {} has no link", binding.eni)]);
+        let found = if binding.whole {
+            let desired = self.desired_whole(binding).ok_or_else(no_link)?;
+            self.datapath.check_whole(&desired).await
+        } else {
+            let desired = self.desired(binding).ok_or_else(no_link)?;
+            self.datapath.check_pod(&desired).await
+        };
+        found.map_err(|source| PodError::Kernel {
+            attachment: binding.attachment.clone(),
+            source,
+        })
     }
 
     /// Frees every attachment that is not in `valid` and has no call running. Returns how many.

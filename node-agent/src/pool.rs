@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use datapath::desired::node_side;
 use serde::{Deserialize, Serialize};
 use types::address::{Family, MacAddr, Stack};
 use types::cloud::{EniId, VSwitchId};
@@ -35,6 +36,9 @@ pub struct EniRecord {
     pub primary: IpAddr,
     /// Granted addresses with the generation of the grant.
     pub addresses: BTreeMap<IpAddr, Generation>,
+    /// One pod gets it for itself, and no other pod is served by it.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// One sandbox interface and its addresses.
@@ -60,9 +64,24 @@ pub struct Binding {
     pub ipv6: Option<std::net::Ipv6Addr>,
     /// Boot in which the sandbox was made.
     pub boot_id: String,
+    /// The sandbox has the ENI for itself: its link is in the sandbox.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 impl Binding {
+    /// What policy knows the sandbox by: each link with its name on the node, which is empty for a link that is in the
+    /// sandbox alone.
+    pub fn parts(&self) -> Vec<(AttachmentKey, String)> {
+        if !self.whole {
+            return vec![(self.attachment.clone(), self.host_link.clone())];
+        }
+        vec![
+            (self.attachment.clone(), String::new()),
+            (node_side(&self.attachment), self.host_link.clone()),
+        ]
+    }
+
     /// Its addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(IpAddr::V4(self.ipv4)).chain(self.ipv6.map(IpAddr::V6))
@@ -86,6 +105,8 @@ pub struct BindRequest {
     pub mtu: u32,
     /// The present boot.
     pub boot_id: String,
+    /// Whether an ENI is wanted, instead of addresses of a shared one.
+    pub whole: bool,
 }
 
 /// No pair of addresses is free on any ready ENI.
@@ -112,6 +133,8 @@ pub struct Pool {
     freed: BTreeMap<IpAddr, Tick>,
     /// Highest generation under which an address was revoked: older grants are late messages.
     revoked: BTreeMap<IpAddr, Generation>,
+    /// Which pod had an ENI for itself last. Not durable: after a restart its addresses rest before any pod has them.
+    last_users: BTreeMap<EniId, (PodKey, String)>,
 }
 
 /// What one shard's addresses amount to, in pods.
@@ -136,6 +159,7 @@ impl Pool {
             bound: BTreeMap::new(),
             freed: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            last_users: BTreeMap::new(),
         }
     }
 
@@ -246,6 +270,7 @@ impl Pool {
             return None;
         }
         let gone = self.enis.remove(eni)?.record;
+        self.last_users.remove(eni);
         for ip in gone.addresses.keys() {
             self.freed.remove(ip);
         }
@@ -260,10 +285,13 @@ impl Pool {
         if let Some(binding) = self.bindings.get(&request.attachment) {
             return Ok((binding.clone(), false));
         }
+        if request.whole {
+            return self.bind_whole(request, now);
+        }
         let best = self
             .enis
             .values()
-            .filter(|e| e.ready)
+            .filter(|e| e.ready && !e.record.whole)
             .filter_map(|e| {
                 let (since4, IpAddr::V4(ipv4)) = self.idle(e, Family::V4, now)? else {
                     return None;
@@ -291,6 +319,7 @@ impl Pool {
             ipv4,
             ipv6,
             boot_id: request.boot_id.clone(),
+            whole: false,
         };
         self.insert(binding.clone());
         Ok((binding, true))
@@ -308,6 +337,10 @@ impl Pool {
     /// Frees the attachment's addresses; they rest for a while.
     pub fn unbind(&mut self, attachment: &AttachmentKey, now: Tick) -> Option<Binding> {
         let binding = self.bindings.remove(attachment)?;
+        if binding.whole {
+            let user = (binding.pod.clone(), binding.pod_uid.clone());
+            self.last_users.insert(binding.eni.clone(), user);
+        }
         for ip in binding.addresses() {
             self.bound.remove(&ip);
             self.freed.insert(ip, now);
@@ -335,10 +368,10 @@ impl Pool {
             .collect()
     }
 
-    /// What each shard's addresses amount to.
+    /// What each shard's addresses on shared ENIs amount to.
     pub fn holdings(&self) -> BTreeMap<ShardId, Holding> {
         let mut by_shard: BTreeMap<ShardId, Holding> = BTreeMap::new();
-        for eni in self.enis.values() {
+        for eni in self.enis.values().filter(|eni| !eni.record.whole) {
             let holding = by_shard.entry(eni.record.shard.clone()).or_default();
             let pods = self.pods_of(&eni.record);
             holding.pods += pods;
@@ -346,7 +379,7 @@ impl Pool {
                 holding.ready += pods;
             }
         }
-        for binding in self.bindings.values() {
+        for binding in self.bindings.values().filter(|binding| !binding.whole) {
             if let Some(eni) = self.enis.get(&binding.eni) {
                 by_shard.entry(eni.record.shard.clone()).or_default().bound += 1;
             }
@@ -420,6 +453,8 @@ impl Pool {
         self.revoked.insert(ip, generation);
     }
 }
+
+mod whole;
 
 #[cfg(test)]
 mod tests;

@@ -286,6 +286,7 @@ mod tests {
             ipv4: "10.0.0.5".parse().unwrap(),
             ipv6: Some("2001:db8::5".parse().unwrap()),
             boot_id: "b".into(),
+            whole: false,
         }
     }
 

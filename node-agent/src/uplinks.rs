@@ -13,7 +13,7 @@ use mesh::causes;
 use tracing::Instrument as _;
 use types::cloud::EniId;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{EniView, Ledger, LedgerError};
 use crate::pool::EniRecord;
 
 /// The node's own addresses: put on every ENI, so that ARP and ICMP have a source.
@@ -70,6 +70,10 @@ impl Uplinks {
     pub async fn look(&self) -> Result<(), LedgerError> {
         let view = self.ledger.view();
         for (id, eni) in &view.enis {
+            if eni.record.whole {
+                self.look_whole(id, eni).await?;
+                continue;
+            }
             let span = tracing::debug_span!("agent.eni", eni.id = %id);
             match self
                 .datapath
@@ -97,6 +101,27 @@ impl Uplinks {
                     tracing::warn!(eni.id = %id, error = %causes::text(&error), "eni not configured");
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// An ENI that a pod has, or will have, for itself is not configured on the node: it is ready when its link is there,
+    /// or in its pod.
+    async fn look_whole(&self, id: &EniId, eni: &EniView) -> Result<(), LedgerError> {
+        let ready = if eni.bound.is_empty() {
+            match self.datapath.find_link(eni.record.mac).await {
+                Ok(found) => found.is_some(),
+                Err(error) => {
+                    tracing::warn!(eni.id = %id, error = %causes::text(&error), "eni not looked for");
+                    return Ok(());
+                }
+            }
+        } else {
+            true
+        };
+        if ready != eni.ready {
+            tracing::info!(eni.id = %id, ready, "eni for a pod of its own");
+            self.ledger.set_ready(id.clone(), ready).await?;
         }
         Ok(())
     }

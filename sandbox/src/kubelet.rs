@@ -81,6 +81,39 @@ impl Cluster {
         name: &str,
         labels: &[(&str, &str)],
     ) -> anyhow::Result<Pod> {
+        self.prepare_any(node, (namespace, name), labels, false)
+            .await
+    }
+
+    /// As [`Cluster::create_labelled_pod`], of a pod that asks for an ENI of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn create_whole_pod(
+        &self,
+        node: usize,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+    ) -> anyhow::Result<Pod> {
+        let mut pod = self
+            .prepare_any(node, (namespace, name), labels, true)
+            .await?;
+        pod.serve().await?;
+        let output = self.add_pod(&mut pod).await?;
+        if !output.is_ok() {
+            bail!("ADD of {} on node {node}: {}", pod.key, output.text());
+        }
+        Ok(pod)
+    }
+
+    async fn prepare_any(
+        &self,
+        node: usize,
+        (namespace, name): (&str, &str),
+        labels: &[(&str, &str)],
+        whole_eni: bool,
+    ) -> anyhow::Result<Pod> {
         self.ensure_namespace(namespace, &[])?;
         let serial = self.next_serial();
         let fabric = self.fabric().clone();
@@ -94,6 +127,7 @@ impl Cluster {
             labels: labels
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
+            whole_eni,
             node,
             sandbox: format!("sandbox{serial:012}"),
             netns,

@@ -21,6 +21,8 @@ pub struct Pod {
     pub uid: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// Whether it asks for an ENI of its own.
+    pub whole_eni: bool,
     /// Number of its node, from 1.
     pub node: usize,
     /// Sandbox id.
@@ -86,6 +88,10 @@ pub fn manifest(pod: &Pod, node_name: &str) -> serde_json::Value {
             "containers": [{"name": "app", "image": "none"}],
         },
     });
+    if pod.whole_eni {
+        manifest["spec"]["containers"][0]["resources"] =
+            json!({"limits": {"aliyun/eni": "1"}, "requests": {"aliyun/eni": "1"}});
+    }
     let ips: Vec<_> = pod.addresses.iter().map(|ip| json!({"ip": ip})).collect();
     manifest["status"] = match pod.addresses.first() {
         Some(first) => json!({"phase": "Running", "podIP": first, "podIPs": ips}),

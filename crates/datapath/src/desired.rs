@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use types::address::MacAddr;
 use types::pod::AttachmentKey;
 
@@ -48,6 +49,67 @@ impl PodDesired {
             .into_iter()
             .chain(self.v6.map(IpAddr::V6))
     }
+}
+
+/// Name of the link in a pod with an ENI of its own that leads to the node and to Services.
+pub const NODE_LINK: &str = "veth1";
+
+/// A pod with an ENI of its own, as the kernel should hold it: the ENI is the pod's interface, and a veth beside it
+/// leads to the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeDesired {
+    /// The sandbox and the interface in it. Its `ifname` is the ENI's name in the pod.
+    pub attachment: AttachmentKey,
+    /// Name of the host end of the veth: [`crate::names::host_link`].
+    pub host_link: String,
+    /// Path of the pod's network namespace.
+    pub netns: PathBuf,
+    /// Hardware address of the ENI.
+    pub mac: MacAddr,
+    /// MTU of all links, in bytes.
+    pub mtu: u32,
+    /// IPv4 address, installed as /32, and the gateway of its vSwitch.
+    pub v4: (Ipv4Addr, Ipv4Addr),
+    /// IPv6 address, installed as /128, and the gateway of its vSwitch.
+    pub v6: Option<(Ipv6Addr, Ipv6Addr)>,
+    /// What the pod reaches by way of the node: the node's addresses and the ranges of Services.
+    pub through_node: Vec<IpNet>,
+}
+
+impl WholeDesired {
+    /// The addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.v6.map(|(ip, _)| IpAddr::V6(ip));
+        std::iter::once(IpAddr::V4(self.v4.0)).chain(v6)
+    }
+
+    /// The attachment that the veth beside the ENI is; its alias says so.
+    pub fn node_side(&self) -> AttachmentKey {
+        node_side(&self.attachment)
+    }
+}
+
+/// The attachment that the veth beside a pod's own ENI is.
+pub fn node_side(attachment: &AttachmentKey) -> AttachmentKey {
+    AttachmentKey {
+        sandbox: attachment.sandbox.clone(),
+        ifname: NODE_LINK.to_owned(),
+    }
+}
+
+/// What must go when an attachment with an ENI of its own ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeTeardown {
+    /// The sandbox and the interface in it.
+    pub attachment: AttachmentKey,
+    /// Name of the host end of the veth.
+    pub host_link: String,
+    /// Path of the pod's network namespace; it may be gone.
+    pub netns: PathBuf,
+    /// Hardware address of the ENI, which comes back to the node.
+    pub mac: MacAddr,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What a running pod's kernel state turned out to be.

@@ -1,259 +1,252 @@
-//! A FORWARD chain with the policy DROP, as Docker leaves it, and the two rules that let pods through.
+//! Chains that drop what is forwarded by default, as Docker leaves them, and the two rules that let pods through.
 //!
-//! Accepting in a table of our own would not help: a packet must pass every chain of the hook. So the
-//! rules go into the chain itself, at its end, where they stand in for the policy and for nothing
-//! that its owner refuses by a rule. Looking costs two netlink dumps; a tool is started only when
-//! there is something to add.
+//! Accepting in a table of our own would not help: a packet must pass every chain of the hook. So the rules go into
+//! each such chain itself, at its end, where they stand in for the policy and for nothing that its owner refuses by a
+//! rule. They are known by their comment. It is done by netlink alone; what netlink can not reach is said.
 
-use std::process::{Command, Stdio};
+mod firewall;
+mod legacy;
+pub(crate) mod masquerade;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
-use nix::sys::time::TimeVal;
+use nft_wire::chain::{Base, Chain, Hook, Kind, Policy};
+use nft_wire::change::Change;
+use nft_wire::expr::{CmpOp, Expr, MetaKey, Register};
+use nft_wire::name::{Family, Name};
+use nft_wire::rule::Rule;
+use nft_wire::verdict::Verdict;
 
 use crate::desired::HostDesired;
 use crate::error::DatapathError;
+use crate::forward::firewall::{Firewall, Refused};
 
-/// Marks our rules, as their comment.
+/// What comments of our rules begin with.
 const MARK: &str = "terway-pods";
 
-/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
-const FAMILIES: [(u8, &str); 2] = [(2, "ip"), (10, "ip6")];
+/// What a rule looks at.
+const SIDES: [(MetaKey, &str); 2] = [(MetaKey::Iifname, "iifname"), (MetaKey::Oifname, "oifname")];
 
-/// `NFNL_SUBSYS_NFTABLES << 8`.
-const SUBSYSTEM: u16 = 10 << 8;
-/// `NFT_MSG_GETCHAIN`.
-const GET_CHAIN: u16 = SUBSYSTEM | 4;
-/// `NFT_MSG_GETRULE`.
-const GET_RULE: u16 = SUBSYSTEM | 7;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x301;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// Bytes of `nlmsghdr`.
-const HEADER: usize = 16;
-/// Bytes of `nfgenmsg`.
-const FAMILY_HEADER: usize = 4;
+/// What was done about chains that drop, and what could not be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Changes that were made, in words.
+    pub(crate) done: Vec<String>,
+    /// Chains that may drop pods' traffic and that were not changed, each with the reason and what a person can do.
+    pub(crate) complaints: Vec<String>,
+}
 
-/// `NFTA_CHAIN_TABLE`, which `NFTA_RULE_TABLE` equals.
-const A_TABLE: u16 = 1;
-/// `NFTA_RULE_CHAIN`.
-const A_RULE_CHAIN: u16 = 2;
-/// `NFTA_CHAIN_NAME`.
-const A_CHAIN_NAME: u16 = 3;
-/// `NFTA_CHAIN_POLICY`.
-const A_CHAIN_POLICY: u16 = 5;
-/// `NFTA_RULE_USERDATA`.
-const A_RULE_USERDATA: u16 = 7;
-/// `NF_DROP`.
-const DROP: [u8; 4] = [0; 4];
+/// Lets traffic of pods through each chain at the forward hook whose policy is DROP, and takes back what is not needed
+/// any more.
+pub(crate) fn ensure(host: &HostDesired) -> Result<Settled, DatapathError> {
+    let mut settled = settle(host.v6, |chain| wanted(chain, host))?;
+    legacy::ensure(host, &mut settled)?;
+    Ok(settled)
+}
 
-/// Lets traffic of pods through each FORWARD chain whose policy is DROP. Returns what was added.
-pub(crate) fn ensure(host: &HostDesired) -> Result<Vec<String>, DatapathError> {
-    let mut added = Vec::new();
-    for (family, word) in FAMILIES {
-        if family == FAMILIES[1].0 && !host.v6 {
+/// Takes all our rules back.
+pub(crate) fn leave() -> Result<Settled, DatapathError> {
+    settle(true, |_| Vec::new())
+}
+
+fn settle(v6: bool, wanted: impl Fn(&Chain) -> Vec<Rule>) -> Result<Settled, DatapathError> {
+    let mut settled = Settled::default();
+    let Some(mut firewall) = Firewall::open()? else {
+        return Ok(settled);
+    };
+    let dormant = firewall.dormant()?;
+    for chain in firewall.chains()? {
+        let known = match chain.table.family {
+            Family::Ipv4 | Family::Inet => true,
+            Family::Ipv6 => v6,
+            Family::Unspecified | Family::Arp | Family::Netdev | Family::Bridge => false,
+        };
+        if !known || !is_forward(&chain) || dormant.contains(&chain.table) {
             continue;
         }
-        if nft_policy_drops(family)? {
-            let marks = nft_marks(family)?;
-            added.extend(add_nft_rules(word, host, &marks)?);
-        }
-    }
-    added.extend(ensure_legacy(host)?);
-    Ok(added)
-}
-
-fn nft_policy_drops(family: u8) -> Result<bool, DatapathError> {
-    let chains = dump(family, GET_CHAIN)?;
-    Ok(chains.iter().any(|chain| {
-        text(chain, A_TABLE) == Some("filter")
-            && text(chain, A_CHAIN_NAME) == Some("FORWARD")
-            && attribute(chain, A_CHAIN_POLICY) == Some(&DROP[..])
-    }))
-}
-
-/// Comments of the rules in FORWARD, as raw user data.
-fn nft_marks(family: u8) -> Result<Vec<Vec<u8>>, DatapathError> {
-    let rules = dump(family, GET_RULE)?;
-    let ours = rules.iter().filter(|rule| {
-        text(rule, A_TABLE) == Some("filter") && text(rule, A_RULE_CHAIN) == Some("FORWARD")
-    });
-    Ok(ours
-        .filter_map(|rule| attribute(rule, A_RULE_USERDATA))
-        .map(<[u8]>::to_vec)
-        .collect())
-}
-
-fn add_nft_rules(
-    family: &str,
-    host: &HostDesired,
-    marks: &[Vec<u8>],
-) -> Result<Vec<String>, DatapathError> {
-    let mut added = Vec::new();
-    for prefix in &host.veth_prefixes {
-        for side in ["iifname", "oifname"] {
-            let comment = format!("{MARK} {side} {prefix}");
-            let there = |m: &Vec<u8>| m.windows(comment.len()).any(|w| w == comment.as_bytes());
-            if marks.iter().any(there) {
-                continue;
-            }
-            let rule = format!(
-                "add rule {family} filter FORWARD {side} \"{prefix}*\" counter accept comment \"{comment}\""
-            );
-            run("nft", &[&rule])?;
-            added.push(format!("node: {rule}"));
-        }
-    }
-    Ok(added)
-}
-
-/// The same for kernels where the older iptables filters. Its tables exist once somebody used them.
-fn ensure_legacy(host: &HostDesired) -> Result<Vec<String>, DatapathError> {
-    let mut added = Vec::new();
-    let kinds = [
-        (
-            "/proc/thread-self/net/ip_tables_names",
-            "iptables-legacy",
-            true,
-        ),
-        (
-            "/proc/thread-self/net/ip6_tables_names",
-            "ip6tables-legacy",
-            host.v6,
-        ),
-    ];
-    for (names, tool, wanted) in kinds {
-        let tables = std::fs::read_to_string(names).unwrap_or_default();
-        if !wanted || !tables.lines().any(|t| t == "filter") {
-            continue;
-        }
-        let rules = run(tool, &["-w", "5", "-S", "FORWARD"])?;
-        if !rules.lines().any(|l| l == "-P FORWARD DROP") {
-            continue;
-        }
-        for prefix in &host.veth_prefixes {
-            for side in ["-i", "-o"] {
-                let links = format!("{prefix}+");
-                if rules.contains(&format!("{side} {links} -j ACCEPT")) {
-                    continue;
+        let rules = firewall.rules(&chain)?;
+        for change in changes(&rules, wanted(&chain)) {
+            match firewall.commit(&change) {
+                Ok(()) => settled.done.push(format!("node: {}", words(&change))),
+                Err(Refused::Not(why)) => {
+                    settled.complaints.push(complaint(&chain, &change, &why));
+                    break;
                 }
-                run(
-                    tool,
-                    &["-w", "5", "-A", "FORWARD", side, &links, "-j", "ACCEPT"],
-                )?;
-                added.push(format!("node: {tool} FORWARD {side} {links} accept"));
+                Err(Refused::Broken(error)) => return Err(error),
             }
         }
     }
-    Ok(added)
+    Ok(settled)
 }
 
-fn run(tool: &str, arguments: &[&str]) -> Result<String, DatapathError> {
-    let failed = |message: String| DatapathError::Command {
-        command: format!("{tool} {}", arguments.join(" ")),
-        message: message.chars().take(400).collect(),
-    };
-    let output = Command::new(tool)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| failed(e.to_string()))?;
-    if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
+fn complaint(chain: &Chain, change: &Change, why: &str) -> String {
+    format!(
+        "chain {} of table {} drops what is forwarded, and pods with it: {} was refused: {why}; \
+         let its owner accept links of pods",
+        chain.name,
+        chain.table,
+        words(change)
+    )
+}
+
+fn is_forward(chain: &Chain) -> bool {
+    matches!(
+        chain.base,
+        Some(Base {
+            kind: Kind::Filter,
+            hook: Hook::Forward,
+            ..
+        })
+    )
+}
+
+/// The rules that a chain should end with.
+fn wanted(chain: &Chain, host: &HostDesired) -> Vec<Rule> {
+    let drops = chain
+        .base
+        .as_ref()
+        .is_some_and(|base| base.policy == Policy::Drop);
+    if !drops {
+        return Vec::new();
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let prefixes = host.veth_prefixes.iter();
+    prefixes
+        .flat_map(|prefix| SIDES.map(|(key, side)| accept(chain, key, side, prefix)))
+        .collect()
 }
 
-/// Attributes of each object of a kind, as raw bytes. A kernel without nf_tables has none.
-fn dump(family: u8, kind: u16) -> Result<Vec<Vec<u8>>, DatapathError> {
-    let error = |source| DatapathError::Socket {
-        what: "nf_tables dump",
-        source,
-    };
-    let Ok(mut socket) = Socket::new(NETLINK_NETFILTER) else {
-        return Ok(Vec::new());
-    };
-    socket.bind_auto().map_err(error)?;
-    socket.connect(&SocketAddr::new(0, 0)).map_err(error)?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(10, 0)).map_err(|e| error(e.into()))?;
-    let mut request = Vec::with_capacity(HEADER + FAMILY_HEADER);
-    request.extend_from_slice(&20_u32.to_ne_bytes());
-    request.extend_from_slice(&kind.to_ne_bytes());
-    request.extend_from_slice(&DUMP.to_ne_bytes());
-    request.extend_from_slice(&1_u32.to_ne_bytes());
-    request.extend_from_slice(&0_u32.to_ne_bytes());
-    request.extend_from_slice(&[family, 0, 0, 0]);
-    socket.send(&request, 0).map_err(error)?;
-    let mut objects = Vec::new();
-    let mut read: Vec<u8> = Vec::with_capacity(32 * 1024);
-    loop {
-        read.clear();
-        socket.recv(&mut read, 0).map_err(error)?;
-        let mut rest = read.as_slice();
-        while let Some((kind, body)) = take_message(&mut rest) {
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => return Ok(objects),
-                _ => objects.push(body.get(FAMILY_HEADER..).unwrap_or_default().to_vec()),
-            }
-        }
-    }
-}
-
-fn take_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?);
-    let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
-    let length = usize::try_from(length).ok()?;
-    let body = rest.get(HEADER..length)?;
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body))
-}
-
-/// The value of the first attribute of that kind.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
-        // The two upper bits are flags.
-        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
-        let value = rest.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
+/// As `iptables` writes it too, so that it can read it: interface, counter, verdict.
+fn accept(chain: &Chain, key: MetaKey, side: &str, prefix: &str) -> Rule {
+    let exprs = vec![
+        Expr::Meta {
+            key,
+            to: Register::FIRST,
+        },
+        // As many bytes take part as there are: a prefix.
+        Expr::Cmp {
+            op: CmpOp::Eq,
+            from: Register::FIRST,
+            data: prefix.as_bytes().to_vec(),
+        },
+        Expr::Counter {
+            packets: 0,
+            bytes: 0,
+        },
+        Expr::Verdict(Verdict::Accept),
+    ];
+    Rule {
+        comment: Some(format!("{MARK} {side} {prefix}").into()),
+        ..Rule::new(&chain.table, &chain.name, exprs)
     }
 }
 
-fn text(object: &[u8], wanted: u16) -> Option<&str> {
-    let bytes = attribute(object, wanted)?;
-    std::str::from_utf8(bytes)
-        .ok()
-        .map(|t| t.trim_end_matches('\0'))
+/// From the rules that are there to those that should be; rules of others are not looked at.
+fn changes(there: &[Rule], wanted: Vec<Rule>) -> Vec<Change> {
+    let comment = |rule: &Rule| rule.comment.clone().unwrap_or_default();
+    let ours = there.iter().filter(|rule| comment(rule).starts_with(MARK));
+    let stale = ours.filter_map(|rule| {
+        let kept = wanted.iter().any(|want| want.comment == rule.comment);
+        (!kept).then_some(())?;
+        Some(Change::DeleteRule {
+            table: rule.table.clone(),
+            chain: Name::clone(&rule.chain),
+            handle: rule.handle?,
+        })
+    });
+    let mut changes: Vec<Change> = stale.collect();
+    let missing = wanted
+        .into_iter()
+        .filter(|want| !there.iter().any(|rule| rule.comment == want.comment));
+    changes.extend(missing.map(Change::AddRule));
+    changes
+}
+
+fn words(change: &Change) -> String {
+    let label = change.label();
+    if let Change::AddRule(rule) = change {
+        let comment = rule.comment.as_deref().unwrap_or_default();
+        return format!("{label} {comment:?}");
+    }
+    label
 }
 
 #[cfg(test)]
 mod tests {
+    use nft_wire::name::TableRef;
+
     use super::*;
 
-    #[test]
-    fn attribute_behind_a_padded_one_is_found() {
-        let mut object = Vec::new();
-        object.extend_from_slice(&11_u16.to_ne_bytes());
-        object.extend_from_slice(&A_TABLE.to_ne_bytes());
-        object.extend_from_slice(b"filter\0\0");
-        object.extend_from_slice(&8_u16.to_ne_bytes());
-        object.extend_from_slice(&A_CHAIN_POLICY.to_ne_bytes());
-        object.extend_from_slice(&DROP);
+    fn chain(policy: Policy) -> Chain {
+        let table = TableRef::new(Family::Ipv4, "filter");
+        let mut chain = Chain::filter(&table, "FORWARD", Hook::Forward, 0);
+        if let Some(base) = &mut chain.base {
+            base.policy = policy;
+        }
+        chain
+    }
 
-        assert_eq!(text(&object, A_TABLE), Some("filter"));
-        assert_eq!(attribute(&object, A_CHAIN_POLICY), Some(&DROP[..]));
-        assert_eq!(attribute(&object, A_RULE_USERDATA), None);
+    fn host(prefixes: &[&str]) -> HostDesired {
+        HostDesired {
+            v6: true,
+            veth_prefixes: prefixes.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// As the kernel gives them back.
+    fn there(chain: &Chain, host: &HostDesired) -> Vec<Rule> {
+        let handles = 1..;
+        wanted(chain, host)
+            .into_iter()
+            .zip(handles)
+            .map(|(rule, handle)| Rule {
+                handle: Some(handle),
+                ..rule
+            })
+            .collect()
     }
 
     #[test]
-    fn message_cut_short_ends_the_walk() {
-        let mut rest: &[u8] = &[40, 0, 0, 0, 3, 0];
+    fn chain_that_drops_gets_two_rules_for_each_prefix_once() {
+        let (chain, host) = (chain(Policy::Drop), host(&["cali", "eth"]));
 
-        assert_eq!(take_message(&mut rest), None);
+        let first = changes(&[], wanted(&chain, &host));
+        let second = changes(&there(&chain, &host), wanted(&chain, &host));
+
+        assert_eq!(first.len(), 4);
+        assert!(second.is_empty(), "{second:?}");
+    }
+
+    #[test]
+    fn rules_of_an_older_prefix_go_and_those_of_others_stay() {
+        let chain = chain(Policy::Drop);
+        let mut rules = there(&chain, &host(&["old"]));
+        let mut other = Rule::new(&chain.table, "FORWARD", Vec::new());
+        other.handle = Some(9);
+        rules.push(other);
+
+        let changes = changes(&rules, wanted(&chain, &host(&["cali"])));
+
+        let gone: Vec<String> = changes.iter().map(words).collect();
+        assert_eq!(
+            gone,
+            [
+                "delete rule from ip filter FORWARD",
+                "delete rule from ip filter FORWARD",
+                "add rule to ip filter FORWARD \"terway-pods iifname cali\"",
+                "add rule to ip filter FORWARD \"terway-pods oifname cali\"",
+            ]
+        );
+        assert!(
+            changes
+                .iter()
+                .all(|change| !matches!(change, Change::DeleteRule { handle: 9, .. }))
+        );
+    }
+
+    #[test]
+    fn chain_that_accepts_again_loses_our_rules() {
+        let rules = there(&chain(Policy::Drop), &host(&["cali"]));
+
+        let changes = changes(&rules, wanted(&chain(Policy::Accept), &host(&["cali"])));
+
+        assert_eq!(changes.len(), 2);
     }
 }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, watch};
 use types::address::MacAddr;
 
 use crate::desired::{
-    EniDesired, EniState, HostDesired, PodDesired, PodState, PodTeardown, TornDown,
+    EniDesired, EniState, HostDesired, PodDesired, PodState, PodTeardown, TornDown, WholeDesired,
 };
 use crate::error::DatapathError;
 use crate::names::{self, VethEnd};
@@ -24,7 +24,7 @@ use crate::observed::{Link, MAIN_TABLE, Observed};
 use crate::op::{Op, Place, RuleSpec};
 use crate::plan::{self, Drift, Orphans};
 use crate::watch::{Change, Watch};
-use crate::{forward, host};
+use crate::{forward, host, whole};
 
 /// Observations that may run beside each other.
 const READERS: usize = 2;
@@ -44,7 +44,8 @@ pub struct Datapath {
     node: Namespace,
     turn: Arc<Mutex<()>>,
     readers: Arc<Semaphore>,
-    steps: Option<StepHook>,
+    pub(crate) steps: Option<StepHook>,
+    complaints: Arc<watch::Sender<Vec<String>>>,
 }
 
 /// What [`Datapath::repair`] did.
@@ -85,6 +86,7 @@ impl Datapath {
             turn: Arc::new(Mutex::new(())),
             readers: Arc::new(Semaphore::new(READERS)),
             steps: None,
+            complaints: Arc::default(),
         }
     }
 
@@ -95,7 +97,7 @@ impl Datapath {
         self
     }
 
-    async fn change<T, F>(&self, work: F) -> Result<T, DatapathError>
+    pub(crate) async fn change<T, F>(&self, work: F) -> Result<T, DatapathError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Executor) -> Result<T, DatapathError> + Send + 'static,
@@ -105,7 +107,7 @@ impl Datapath {
         on_thread(turn, move || work(&mut Executor::open(&node, steps)?)).await
     }
 
-    async fn look<T, F>(&self, work: F) -> Result<T, DatapathError>
+    pub(crate) async fn look<T, F>(&self, work: F) -> Result<T, DatapathError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Executor) -> Result<T, DatapathError> + Send + 'static,
@@ -126,12 +128,40 @@ impl Datapath {
     /// [`DatapathError::Setting`], [`DatapathError::Command`], [`DatapathError::Socket`].
     pub async fn ensure_host(&self, host: &HostDesired) -> Result<Vec<String>, DatapathError> {
         let host = host.clone();
-        self.change(move |_| {
-            let mut done = host::ensure_node(&host)?;
-            done.extend(forward::ensure(&host)?);
-            Ok(done)
-        })
-        .await
+        let (done, complaints) = self
+            .change(move |_| {
+                let mut done = host::ensure_node(&host)?;
+                let settled = forward::ensure(&host)?;
+                done.extend(settled.done);
+                Ok((done, settled.complaints))
+            })
+            .await?;
+        self.complaints.send_if_modified(|now| {
+            let changed = *now != complaints;
+            if changed {
+                for complaint in &complaints {
+                    tracing::warn!(complaint, "pods may be cut off");
+                }
+                *now = complaints;
+            }
+            changed
+        });
+        Ok(done)
+    }
+
+    /// Chains that may drop pods' traffic and that [`Datapath::ensure_host`] could not change at its last call, each
+    /// with the reason and what a person can do.
+    pub fn forward_complaints(&self) -> Vec<String> {
+        self.complaints.borrow().clone()
+    }
+
+    /// Takes back what [`Datapath::ensure_host`] put into other people's chains. Returns what was changed, in words.
+    ///
+    /// # Errors
+    /// [`DatapathError::Socket`].
+    pub async fn leave_host(&self) -> Result<Vec<String>, DatapathError> {
+        let settled = self.change(|_| forward::leave()).await?;
+        Ok(settled.done)
     }
 
     /// Waits until a link with that hardware address is there. Woken by the kernel, not by time.
@@ -296,10 +326,11 @@ impl Datapath {
     pub async fn repair(
         &self,
         pods: &[PodDesired],
+        wholes: &[WholeDesired],
         enis: &[EniDesired],
     ) -> Result<RepairReport, DatapathError> {
-        let (pods, enis) = (pods.to_vec(), enis.to_vec());
-        self.change(move |kernel| repair(kernel, &pods, &enis))
+        let (pods, wholes, enis) = (pods.to_vec(), wholes.to_vec(), enis.to_vec());
+        self.change(move |kernel| repair(kernel, &pods, &wholes, &enis))
             .await
     }
 
@@ -368,7 +399,11 @@ fn observe_inside(kernel: &mut Executor, pod: &PodDesired) -> Result<Observed, D
 }
 
 fn node_keys(pod: &PodDesired) -> impl Iterator<Item = String> + use<> {
-    plan::node_link_settings(&pod.host_link, pod.v6.is_some())
+    link_keys(&pod.host_link, pod.v6.is_some())
+}
+
+pub(crate) fn link_keys(host_link: &str, v6: bool) -> impl Iterator<Item = String> + use<> {
+    plan::node_link_settings(host_link, v6)
         .into_iter()
         .map(|(key, _)| key)
 }
@@ -392,7 +427,7 @@ fn complete_pod(kernel: &mut Executor, pod: &PodDesired) -> Result<PodState, Dat
     })
 }
 
-fn teardown(
+pub(crate) fn teardown(
     kernel: &mut Executor,
     pod: &PodTeardown,
     steps: Option<StepHook>,
@@ -445,6 +480,7 @@ fn teardown(
 fn repair(
     kernel: &mut Executor,
     pods: &[PodDesired],
+    wholes: &[WholeDesired],
     enis: &[EniDesired],
 ) -> Result<RepairReport, DatapathError> {
     let mut report = RepairReport::default();
@@ -469,7 +505,18 @@ fn repair(
                 .push(format!("pod link {}: {e}", pod.host_link)),
         }
     }
-    report.orphans = plan::orphans(&kernel.observe(Place::Node, [])?, pods);
+    for pod in wholes {
+        match whole::complete(kernel, pod) {
+            Ok(done) => report.done.extend(done),
+            Err(DatapathError::NetnsGone { .. } | DatapathError::NotANetns { .. }) => {
+                report.gone.push(pod.attachment.clone());
+            }
+            Err(e) => report
+                .failed
+                .push(format!("pod link {}: {e}", pod.host_link)),
+        }
+    }
+    report.orphans = plan::orphans(&kernel.observe(Place::Node, [])?, pods, wholes);
     Ok(report)
 }
 

@@ -21,3 +21,4 @@ pub mod op;
 pub mod owner;
 pub mod plan;
 pub mod watch;
+pub mod whole;

@@ -122,6 +122,15 @@ pub fn veth_mac(attachment: &AttachmentKey, end: VethEnd) -> MacAddr {
     MacAddr(mac)
 }
 
+/// Name on the node of an ENI's link that came back from a pod: `eni` and the hardware address. Names of links that
+/// are plugged in are the system's affair; this one meets none of them.
+pub fn returned_link(mac: MacAddr) -> String {
+    let mut name = String::with_capacity(MAX_LINK_NAME);
+    name.push_str("eni");
+    push_hex(&mut name, &mac.0, HASH_DIGITS.saturating_add(1));
+    name
+}
+
 /// Routing table of the ENI with this interface index: 1000 + index.
 pub fn eni_table(ifindex: u32) -> u32 {
     FIRST_ENI_TABLE.saturating_add(ifindex)
@@ -166,6 +175,14 @@ mod tests {
             "veth_prefix \"calico\" is longer than 4 bytes"
         );
         assert!(host_link("a/b", &PodKey::new("a", "b"), "eth0").is_err());
+    }
+
+    #[test]
+    fn returned_link_carries_the_whole_hardware_address() {
+        let name = returned_link(MacAddr([0, 0x16, 0x3e, 0x0a, 1, 0xff]));
+
+        assert_eq!(name, "eni00163e0a01ff");
+        assert_eq!(name.len(), MAX_LINK_NAME);
     }
 
     #[test]

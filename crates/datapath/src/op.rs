@@ -78,6 +78,24 @@ pub enum Op {
         /// MTU of both, in bytes.
         mtu: u32,
     },
+    /// Give a link of the node to the pod. It arrives without addresses, and down.
+    MoveLink {
+        /// Its index on the node.
+        index: u32,
+        /// Its name on the node, for people.
+        name: String,
+        /// Its name in the pod.
+        to: String,
+    },
+    /// Take a link of the pod back to the node. It arrives without addresses, and down.
+    ReturnLink {
+        /// Its index in the pod.
+        index: u32,
+        /// Its name in the pod, for people.
+        name: String,
+        /// Its name on the node.
+        to: String,
+    },
     /// Remove a link of the node.
     DeleteLink {
         /// Its index.
@@ -164,15 +182,17 @@ pub enum Op {
 }
 
 impl Op {
-    /// Where it works. A new veth belongs to the node: it is asked for there.
+    /// Where it works: where it is asked for. A new veth belongs to the node.
     pub fn place(&self) -> Place {
         match self {
             Self::CreateVeth { .. }
+            | Self::MoveLink { .. }
             | Self::DeleteLink { .. }
             | Self::SetAlias { .. }
             | Self::DelRoute { .. }
             | Self::AddRule { .. }
             | Self::DelRule { .. } => Place::Node,
+            Self::ReturnLink { .. } => Place::Pod,
             Self::SetUp { place, .. }
             | Self::Set { place, .. }
             | Self::AddAddress { place, .. }
@@ -210,6 +230,12 @@ impl fmt::Display for Op {
         let place = self.place();
         match self {
             Self::CreateVeth { host, pod, .. } => write!(f, "link {host} (peer {pod})"),
+            Self::MoveLink { name, to, .. } => {
+                write!(f, "node: link {name} becomes {to} of the pod")
+            }
+            Self::ReturnLink { name, to, .. } => {
+                write!(f, "pod: link {name} becomes {to} of the node")
+            }
             Self::DeleteLink { name, .. } => write!(f, "{place}: remove link {name}"),
             Self::SetAlias { link, alias } => write!(f, "{place}: alias of {link} {alias}"),
             Self::SetUp { link, mtu, .. } => write!(f, "{place}: link {link} up, mtu {mtu}"),

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use types::address::Family;
 
-use crate::desired::{FROM_POD_PRIORITY, PodDesired, TO_POD_PRIORITY};
+use crate::desired::{FROM_POD_PRIORITY, PodDesired, TO_POD_PRIORITY, WholeDesired};
 use crate::observed::{Link, Observed, Route, Rule};
 use crate::op::{Op, Place, RouteSpec, RuleSpec};
 
 pub mod eni;
 pub mod pod;
+pub mod whole;
 
 /// One way in which the kernel differs from what is desired.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,11 +150,12 @@ impl Orphans {
     }
 }
 
-/// Links with an alias of ours, and rules of ours, that belong to none of `pods`.
-pub fn orphans(node: &Observed, pods: &[PodDesired]) -> Orphans {
+/// Links with an alias of ours, and rules of ours, that belong to none of `pods` and `wholes`.
+pub fn orphans(node: &Observed, pods: &[PodDesired], wholes: &[WholeDesired]) -> Orphans {
     let links = node
         .attachments()
         .filter(|(key, _)| !pods.iter().any(|p| p.attachment == *key))
+        .filter(|(key, _)| !wholes.iter().any(|w| w.node_side() == *key))
         .map(|(_, link)| (link.index, link.name.clone()))
         .collect();
     let rules = node

@@ -10,3 +10,4 @@ mod planted;
 mod policy;
 mod readme;
 mod replicas;
+mod whole;

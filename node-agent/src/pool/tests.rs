@@ -22,6 +22,7 @@ fn eni(id: &str, n: u8, addresses: u8) -> EniRecord {
         )),
         primary: format!("10.0.{n}.1").parse().unwrap(),
         addresses: granted,
+        whole: false,
     }
 }
 
@@ -34,6 +35,7 @@ fn request(sandbox: &str) -> BindRequest {
         host_link: "cali0".into(),
         mtu: 1500,
         boot_id: "b".into(),
+        whole: false,
     }
 }
 
@@ -175,4 +177,74 @@ fn repeated_attach_changes_nothing() {
     assert!(!pool.attach(eni("eni-1", 1, 3)));
     assert!(pool.eni(&"eni-1".parse().unwrap()).unwrap().1);
     assert_eq!(pool.free(), 3);
+}
+
+fn whole_request(sandbox: &str) -> BindRequest {
+    BindRequest {
+        whole: true,
+        ..request(sandbox)
+    }
+}
+
+/// Three pairs on a shared ENI, and an ENI for one pod.
+fn mixed() -> Pool {
+    let mut pool = pool(3);
+    assert!(pool.attach(EniRecord {
+        whole: true,
+        ..eni("eni-2", 2, 1)
+    }));
+    pool.set_ready(&"eni-2".parse().unwrap(), true);
+    pool
+}
+
+#[test]
+fn whole_eni_serves_the_pod_that_asks_for_one_and_no_other() {
+    let mut pool = mixed();
+
+    for n in 0..3 {
+        let (binding, _) = pool.bind(&request(&format!("s{n}")), Tick(1)).unwrap();
+        assert_eq!(binding.eni.as_str(), "eni-1");
+    }
+    assert_eq!(pool.bind(&request("s3"), Tick(1)).unwrap_err(), Empty);
+    let (binding, fresh) = pool.bind(&whole_request("w"), Tick(1)).unwrap();
+    assert!(fresh && binding.whole);
+    assert_eq!(binding.eni.as_str(), "eni-2");
+    assert_eq!(pool.bind(&whole_request("v"), Tick(1)).unwrap_err(), Empty);
+    // The same sandbox asks again.
+    assert_eq!(
+        pool.bind(&whole_request("w"), Tick(2)).unwrap(),
+        (binding, false)
+    );
+    // The pool's own numbers know nothing of it.
+    let holding = pool.holdings()[&"vsw-a.0".parse().unwrap()];
+    assert_eq!((holding.pods, holding.bound), (3, 3));
+}
+
+#[test]
+fn whole_eni_rests_before_another_pod_has_it_and_not_before_the_same() {
+    let mut pool = mixed();
+    let first = whole_request("w");
+    pool.bind(&first, Tick(1)).unwrap();
+    pool.unbind(&first.attachment, Tick(1_000)).unwrap();
+
+    assert_eq!(
+        pool.bind(&whole_request("v"), Tick(2_000)).unwrap_err(),
+        Empty
+    );
+    let again = BindRequest {
+        attachment: AttachmentKey::new("w2", "eth0").unwrap(),
+        ..first
+    };
+    assert!(pool.bind(&again, Tick(2_000)).is_ok());
+    pool.unbind(&again.attachment, Tick(2_000)).unwrap();
+    assert!(pool.bind(&whole_request("v"), Tick(32_000)).is_ok());
+}
+
+// An agent that is put back a version, or forth, reads what the other wrote.
+#[test]
+fn record_without_the_mark_is_of_a_shared_eni() {
+    let mut record = serde_json::to_value(eni("eni-1", 1, 1)).unwrap();
+    record.as_object_mut().unwrap().remove("whole").unwrap();
+
+    assert!(!serde_json::from_value::<EniRecord>(record).unwrap().whole);
 }

@@ -1,12 +1,12 @@
 //! Asks cloud, shards, agents and kernels.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use datapath::desired::PodDesired;
+use datapath::desired::{PodDesired, WholeDesired};
 use datapath::error::DatapathError;
 use datapath::kernel::Datapath;
 use datapath::plan;
@@ -164,7 +164,17 @@ async fn node(source: &NodeSource) -> Result<Node> {
     };
     let mut node = stored(&dump)?;
     let mut desired = Vec::new();
+    let mut wholes = Vec::new();
     for binding in &dump.bindings {
+        if binding.whole {
+            let pod = wanted_whole(binding, &dump)?;
+            let key = pod.attachment.to_string();
+            if let Some(known) = node.bindings.get_mut(&key) {
+                look_whole(&kernel, &pod, known).await?;
+            }
+            wholes.push(pod);
+            continue;
+        }
         let pod = wanted(binding, &dump)?;
         let key = pod.attachment.to_string();
         if let Some(known) = node.bindings.get_mut(&key) {
@@ -173,7 +183,7 @@ async fn node(source: &NodeSource) -> Result<Node> {
         desired.push(pod);
     }
     let observed = kernel.observe_host().await?;
-    let orphans = plan::orphans(&observed, &desired);
+    let orphans = plan::orphans(&observed, &desired, &wholes);
     node.orphans
         .extend(orphans.links.iter().map(|(_, name)| format!("link {name}")));
     node.orphans
@@ -250,6 +260,58 @@ fn wanted(binding: &proto::node::v1::Binding, dump: &DumpNodeResponse) -> Result
         v6,
         table,
     })
+}
+
+/// What is known here of a pod with an ENI of its own. Gateways and what lies behind the node are the agent's affair.
+fn wanted_whole(
+    binding: &proto::node::v1::Binding,
+    dump: &DumpNodeResponse,
+) -> Result<WholeDesired> {
+    let eni = dump.enis.iter().find(|e| e.eni_id == binding.eni_id);
+    let eni = eni.with_context(|| format!("{} is bound and not known", binding.eni_id))?;
+    let v4 = binding.ipv4.parse().with_context(|| binding.ipv4.clone())?;
+    let v6 = match binding.ipv6.as_str() {
+        "" => None,
+        text => Some(text.parse().with_context(|| text.to_owned())?),
+    };
+    Ok(WholeDesired {
+        attachment: attachment(binding)?,
+        host_link: binding.host_link.clone(),
+        netns: PathBuf::from(&binding.netns),
+        mac: eni.mac.parse().with_context(|| eni.mac.clone())?,
+        mtu: binding.mtu,
+        v4: (v4, Ipv4Addr::UNSPECIFIED),
+        v6: v6.map(|ip| (ip, Ipv6Addr::UNSPECIFIED)),
+        through_node: Vec::new(),
+    })
+}
+
+/// Looks whether the pod has its ENI, with its addresses on it.
+async fn look_whole(kernel: &Datapath, pod: &WholeDesired, known: &mut Binding) -> Result<()> {
+    let inside = match kernel.observe_namespace(&pod.netns).await {
+        Ok(inside) => inside,
+        Err(DatapathError::NetnsGone { .. } | DatapathError::NotANetns { .. }) => {
+            known.netns_gone = !Path::new(&pod.netns).exists();
+            known
+                .drift
+                .push("the namespace can not be entered".to_owned());
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(link) = inside.link_by_mac(pod.mac) else {
+        known.drift.push(format!("pod: no link has {}", pod.mac));
+        return Ok(());
+    };
+    for ip in pod.addresses() {
+        let mut on_link = inside.addresses.iter().filter(|a| a.link == link.index);
+        if !on_link.any(|a| a.net.addr() == ip) {
+            known
+                .drift
+                .push(format!("pod: address {ip} dev {}", link.name));
+        }
+    }
+    Ok(())
 }
 
 async fn look(kernel: &Datapath, pod: &PodDesired, known: &mut Binding) -> Result<()> {

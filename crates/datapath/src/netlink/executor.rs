@@ -53,7 +53,8 @@ impl Executor {
         Ok(())
     }
 
-    fn go(&mut self, place: Place) -> Result<(), DatapathError> {
+    /// Moves the thread to a namespace.
+    pub(crate) fn go(&mut self, place: Place) -> Result<(), DatapathError> {
         if self.here == place {
             return Ok(());
         }
@@ -136,7 +137,13 @@ impl Executor {
                     self.create_veth(op)?;
                     self.step("datapath.setup.after_create");
                 }
+                Op::MoveLink { index, to, .. } => {
+                    self.flush(place, &mut batch)?;
+                    self.move_link(op, *index, to)?;
+                    self.step("datapath.setup.after_move");
+                }
                 Op::DeleteLink { .. }
+                | Op::ReturnLink { .. }
                 | Op::SetAlias { .. }
                 | Op::SetUp { .. }
                 | Op::AddAddress { .. }
@@ -174,6 +181,7 @@ impl Executor {
     fn request(&self, op: &Op) -> Result<Request, DatapathError> {
         Ok(match op {
             Op::DeleteLink { index, .. } => request::delete_link(*index),
+            Op::ReturnLink { index, to, .. } => request::move_link(*index, to, &self.node.0),
             Op::SetAlias { link, alias } => {
                 request::set_alias(self.index(Place::Node, link)?, alias)
             }
@@ -196,7 +204,7 @@ impl Executor {
                 ip,
                 mac,
             } => request::put_neighbour(self.index(*place, link)?, *ip, *mac),
-            Op::CreateVeth { .. } | Op::Set { .. } => {
+            Op::CreateVeth { .. } | Op::MoveLink { .. } | Op::Set { .. } => {
                 return Err(DatapathError::Garbled(format!("{op} is no single request")));
             }
         })
@@ -222,6 +230,30 @@ impl Executor {
             Place::Node => "datapath.setup.after_node",
             Place::Pod => "datapath.setup.after_pod",
         });
+        Ok(())
+    }
+
+    fn move_link(&mut self, op: &Op, index: u32, to: &str) -> Result<(), DatapathError> {
+        let refused = |errno| DatapathError::Refused {
+            op: op.to_string(),
+            errno,
+        };
+        let (netns, _) = self.pod.as_ref().ok_or_else(no_pod)?;
+        let request = request::move_link(index, to, netns);
+        for answer in self.node.1.call(vec![request])? {
+            answer.result.map_err(refused)?;
+        }
+        // Its index may have been taken in the pod.
+        let mut found = None;
+        for answer in self
+            .connection(Place::Pod)?
+            .call(vec![request::get_link(to)])?
+        {
+            answer.result.map_err(refused)?;
+            found = answer.message.as_ref().and_then(observer::link).or(found);
+        }
+        let link = found.ok_or_else(|| DatapathError::Garbled(format!("{op} was not shown")))?;
+        self.links.insert((Place::Pod, to.to_owned()), link.index);
         Ok(())
     }
 
@@ -269,12 +301,13 @@ fn no_pod() -> DatapathError {
 /// Whether the kernel's refusal means that things are as they should be.
 fn is_done_anyway(op: &Op, errno: Errno) -> bool {
     match op {
-        Op::DeleteLink { .. } => errno == Errno::ENODEV,
+        Op::DeleteLink { .. } | Op::ReturnLink { .. } => errno == Errno::ENODEV,
         Op::DelAddress { .. } => errno == Errno::EADDRNOTAVAIL,
         Op::DelRoute { .. } => errno == Errno::ESRCH,
         Op::AddRule { .. } => errno == Errno::EEXIST,
         Op::DelRule { .. } => errno == Errno::ENOENT,
         Op::CreateVeth { .. }
+        | Op::MoveLink { .. }
         | Op::SetAlias { .. }
         | Op::SetUp { .. }
         | Op::Set { .. }

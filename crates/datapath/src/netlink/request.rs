@@ -83,6 +83,17 @@ pub(crate) fn create_veth(veth: &Veth<'_>) -> Request {
     add(RouteNetlinkMessage::NewLink(link))
 }
 
+/// Gives a link to another namespace under another name.
+pub(crate) fn move_link(index: u32, to: &str, netns: &Namespace) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![
+        LinkAttribute::NetNsFd(netns.file().as_raw_fd()),
+        LinkAttribute::IfName(to.to_owned()),
+    ];
+    set(RouteNetlinkMessage::SetLink(link))
+}
+
 pub(crate) fn get_link(name: &str) -> Request {
     let mut link = LinkMessage::default();
     link.attributes = vec![

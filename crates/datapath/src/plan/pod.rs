@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use types::address::{Family, MacAddr};
+use types::pod::AttachmentKey;
 
 use super::{
     default_net, host_net, node_link_settings, push_route, push_settings, push_up, rule_of,
@@ -73,18 +74,28 @@ struct Macs {
 }
 
 fn create(ops: &mut Vec<Op>, pod: &PodDesired) {
+    create_pair(ops, &pod.attachment, &pod.host_link, pod.mtu);
+}
+
+/// Makes the pair of an attachment, both ends up.
+pub(super) fn create_pair(
+    ops: &mut Vec<Op>,
+    attachment: &AttachmentKey,
+    host_link: &str,
+    mtu: u32,
+) {
     ops.push(Op::CreateVeth {
-        host: pod.host_link.clone(),
-        host_mac: names::veth_mac(&pod.attachment, VethEnd::Host),
-        pod: pod.attachment.ifname.clone(),
-        pod_mac: names::veth_mac(&pod.attachment, VethEnd::Pod),
-        mtu: pod.mtu,
+        host: host_link.to_owned(),
+        host_mac: names::veth_mac(attachment, VethEnd::Host),
+        pod: attachment.ifname.clone(),
+        pod_mac: names::veth_mac(attachment, VethEnd::Pod),
+        mtu,
     });
     // The kernel takes no "up" for the peer while it makes the pair.
     ops.push(Op::SetUp {
         place: Place::Pod,
-        link: pod.attachment.ifname.clone(),
-        mtu: pod.mtu,
+        link: attachment.ifname.clone(),
+        mtu,
     });
 }
 
@@ -154,7 +165,7 @@ pub fn complete(
     Ok(ops)
 }
 
-fn is_pair(host: &Link, inner: &Link, alias: &str) -> bool {
+pub(super) fn is_pair(host: &Link, inner: &Link, alias: &str) -> bool {
     let ours = host.alias.as_deref().is_none_or(|a| a == alias);
     ours && host.veth && inner.veth && host.peer_index == Some(inner.index)
 }
@@ -245,7 +256,7 @@ fn pod_rules(ip: IpAddr, table: u32) -> [RuleSpec; 2] {
 fn has_rule(node: &Observed, rule: &RuleSpec) -> bool {
     node.rules.iter().any(|r| rule_of(r) == Some(*rule))
 }
-fn push_neighbour(
+pub(super) fn push_neighbour(
     ops: &mut Vec<Op>,
     place: Place,
     link: (&str, Option<&Link>),
@@ -275,7 +286,7 @@ fn wrong_rules(ops: &mut Vec<Op>, pod: &PodDesired, node: &Observed) {
         }
     }
 }
-fn pod_gateway(family: Family) -> IpAddr {
+pub(super) fn pod_gateway(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(POD_GATEWAY_V4),
         Family::V6 => IpAddr::V6(POD_GATEWAY_V6),
@@ -287,7 +298,6 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;
-    use types::pod::AttachmentKey;
 
     use super::*;
     use crate::observed::{Neighbour, Route, Rule};
@@ -373,6 +383,7 @@ mod tests {
                 } => {
                     self.create(host, *host_mac, pod, *pod_mac, *mtu);
                 }
+                Op::MoveLink { .. } | Op::ReturnLink { .. } => panic!("no link moves: {op}"),
                 Op::DeleteLink { index, .. } => self.delete_link(*index),
                 Op::SetAlias { link, alias } => {
                     let index = self.index(Place::Node, link);

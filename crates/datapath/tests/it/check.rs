@@ -85,7 +85,7 @@ async fn each_lost_object_is_named_by_check_and_repaired() {
         let drift = lab.datapath.check_pod(&pod).await.unwrap();
         let report = lab
             .datapath
-            .repair(std::slice::from_ref(&pod), &[Lab::eni(1)])
+            .repair(std::slice::from_ref(&pod), &[], &[Lab::eni(1)])
             .await
             .unwrap();
 
@@ -113,7 +113,7 @@ async fn lost_settings_are_named_and_repaired() {
 
     let drift = lab.datapath.check_pod(&pod).await.unwrap();
     lab.datapath
-        .repair(std::slice::from_ref(&pod), &[])
+        .repair(std::slice::from_ref(&pod), &[], &[])
         .await
         .unwrap();
 
@@ -131,7 +131,7 @@ async fn lost_link_is_made_again() {
 
     let drift = lab.datapath.check_pod(&pod).await.unwrap();
     lab.datapath
-        .repair(std::slice::from_ref(&pod), &[Lab::eni(1)])
+        .repair(std::slice::from_ref(&pod), &[], &[Lab::eni(1)])
         .await
         .unwrap();
 
@@ -151,7 +151,7 @@ async fn pod_moved_to_another_table_has_its_rules_moved() {
     };
 
     lab.datapath
-        .repair(std::slice::from_ref(&moved), &[])
+        .repair(std::slice::from_ref(&moved), &[], &[])
         .await
         .unwrap();
 
@@ -192,7 +192,7 @@ async fn eni_that_lost_its_table_is_repaired() {
     ));
     lab::ip(&format!("-n {} addr add 10.9.0.77/24 dev eni1", lab.node()));
 
-    let report = lab.datapath.repair(&[], &[Lab::eni(1)]).await.unwrap();
+    let report = lab.datapath.repair(&[], &[], &[Lab::eni(1)]).await.unwrap();
 
     assert_eq!(report.done.len(), 4, "{report:?}");
     assert_eq!(picture(&lab.node()), before);
@@ -208,15 +208,15 @@ async fn orphans_seen_twice_are_removed() {
     }
     let kept = [kept];
 
-    let first = lab.datapath.repair(&kept, &[]).await.unwrap().orphans;
-    let second = lab.datapath.repair(&kept, &[]).await.unwrap().orphans;
+    let first = lab.datapath.repair(&kept, &[], &[]).await.unwrap().orphans;
+    let second = lab.datapath.repair(&kept, &[], &[]).await.unwrap().orphans;
     lab.datapath
         .remove_orphans(&first.still(&second))
         .await
         .unwrap();
 
     assert_eq!((first.links.len(), first.rules.len()), (1, 4));
-    let after = lab.datapath.repair(&kept, &[]).await.unwrap();
+    let after = lab.datapath.repair(&kept, &[], &[]).await.unwrap();
     assert_eq!(after, datapath::kernel::RepairReport::default());
 }
 
@@ -230,7 +230,11 @@ async fn pod_without_namespace_is_reported_and_the_rest_repaired() {
 
     let report = lab
         .datapath
-        .repair(&[gone.clone(), other.clone()], &[Lab::eni(1), Lab::eni(9)])
+        .repair(
+            &[gone.clone(), other.clone()],
+            &[],
+            &[Lab::eni(1), Lab::eni(9)],
+        )
         .await
         .unwrap();
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use datapath::desired::{EniDesired, EniState, HostDesired, PodDesired, PodTeardown};
+use datapath::desired::{EniDesired, EniState, HostDesired, PodDesired, PodTeardown, WholeDesired};
 use datapath::kernel::Datapath;
 use datapath::names;
 use nix::sched::{CloneFlags, setns};
@@ -178,6 +178,39 @@ impl Lab {
         };
         for address in desired.addresses() {
             self.assign(address, 1);
+        }
+        desired
+    }
+
+    /// A namespace for a pod with addresses numbered `n` that gets ENI `eni` for itself, which is plugged in for it.
+    pub(crate) fn whole(&mut self, n: u8, eni: u8) -> WholeDesired {
+        let namespace = format!("{}-pod{n}", self.name);
+        ip(&format!("netns add {namespace}"));
+        self.namespaces.push(namespace.clone());
+        self.plug_eni(eni);
+        // Between two ENIs the VPC forwards.
+        let settings = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+                        net.ipv4.conf.all.rp_filter=0";
+        ip(&format!("netns exec {} sysctl -qw {settings}", self.vpc()));
+        let desired = WholeDesired {
+            attachment: AttachmentKey::new(format!("{}s{n}", self.name), "eth0").unwrap(),
+            host_link: names::host_link("", &PodKey::new("default", &format!("web-{n}")), "eth0")
+                .unwrap(),
+            netns: PathBuf::from(format!("/var/run/netns/{namespace}")),
+            mac: eni_mac(eni),
+            mtu: 1500,
+            v4: (Ipv4Addr::new(10, 9, 0, n), GATEWAY_V4),
+            v6: Some((
+                Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, u16::from(n)),
+                GATEWAY_V6,
+            )),
+            through_node: vec![
+                format!("{NODE_V4}/32").parse().unwrap(),
+                "10.96.0.0/16".parse().unwrap(),
+            ],
+        };
+        for address in desired.addresses() {
+            self.assign(address, eni);
         }
         desired
     }

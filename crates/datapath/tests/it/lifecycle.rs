@@ -102,7 +102,11 @@ async fn pod_setup_twice_changes_nothing() {
     assert_eq!(first, second);
     assert_eq!(before, (picture(&lab.node()), picture(&Lab::inside(&pod))));
     assert_eq!(lab.datapath.check_pod(&pod).await.unwrap(), []);
-    let report = lab.datapath.repair(&[pod], &[Lab::eni(1)]).await.unwrap();
+    let report = lab
+        .datapath
+        .repair(&[pod], &[], &[Lab::eni(1)])
+        .await
+        .unwrap();
     assert_eq!(report, datapath::kernel::RepairReport::default());
 }
 
@@ -330,7 +334,7 @@ async fn pod_that_terway_set_up_is_adopted_without_a_new_link() {
 
     let report = lab
         .datapath
-        .repair(std::slice::from_ref(&pod), &[Lab::eni(1)])
+        .repair(std::slice::from_ref(&pod), &[], &[Lab::eni(1)])
         .await
         .unwrap();
 

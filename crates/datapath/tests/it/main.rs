@@ -14,3 +14,4 @@ mod lifecycle;
 mod node;
 mod traffic;
 mod watch;
+mod whole;

@@ -87,7 +87,7 @@ async fn pod_without_its_rule_does_not_reach_the_vpc() {
 
     assert!(!reaches(&Lab::inside(&pod), &lab.vpc(), outside, DOUBT));
     lab.datapath
-        .repair(std::slice::from_ref(&pod), &[])
+        .repair(std::slice::from_ref(&pod), &[], &[])
         .await
         .unwrap();
     assert!(reaches(&Lab::inside(&pod), &lab.vpc(), outside, PATIENCE));

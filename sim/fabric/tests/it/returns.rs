@@ -49,7 +49,7 @@ async fn configure(pod: &Namespace) {
     ip_batch(pod, script).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn link_of_a_namespace_that_went_away_is_back_in_its_instance() {
     let world = World::new().await;
     let second = Port {
