@@ -109,7 +109,7 @@ impl Signer {
     ) -> Result<Signed, mesh::ca::CaError> {
         let (from, until) = self.end(lifetime);
         let leaf = Leaf::new(identity, lifetime).valid(from, until);
-        let leaf = hosts.iter().fold(leaf, |leaf, host| leaf.host(host));
+        let leaf = hosts.iter().fold(leaf, Leaf::host);
         let certificate = self.ca.sign(request, &leaf)?;
         Ok(Signed {
             chain: format!("{certificate}{}", self.intermediates),
@@ -447,3 +447,6 @@ impl OwnCertificate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,7 +89,7 @@ impl Door {
                     (Issue::Refused, refusal.into_status())
                 }
             })?;
-        let signed = signer
+        let certificate = signer
             .sign(&request.csr, &proven.identity, &proven.hosts, self.lifetime)
             .map_err(|error| match error {
                 CaError::BadRequest { .. } => (
@@ -109,10 +109,10 @@ impl Door {
                 }
             })?;
         tracing::info!(identity = %proven.identity, pod = proven.pod, "certificate issued");
-        let end = signed.not_after.duration_since(UNIX_EPOCH);
+        let end = certificate.not_after.duration_since(UNIX_EPOCH);
         Ok(IssueResponse {
-            certificate_chain: signed.chain,
-            trust_bundle: signed.bundle,
+            certificate_chain: certificate.chain,
+            trust_bundle: certificate.bundle,
             not_after_ms: u64::try_from(end.unwrap_or_default().as_millis()).unwrap_or(u64::MAX),
         })
     }

@@ -182,7 +182,7 @@ impl Candidate {
         match tokio::time::timeout(Duration::from_secs(2), freed).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
-                tracing::info!(%failure, "the lease was not freed; it ends by itself")
+                tracing::info!(%failure, "the lease was not freed; it ends by itself");
             }
             Err(_) => tracing::info!("the lease was not freed in time; it ends by itself"),
         }

@@ -122,8 +122,8 @@ impl Keeper {
     /// Keeps it until `drain` is cancelled.
     pub async fn run(mut self, leads: watch::Receiver<bool>, drain: CancellationToken) {
         loop {
-            let leading = *leads.borrow();
-            if let Err(failure) = Box::pin(self.round(leading)).await {
+            let we_lead = *leads.borrow();
+            if let Err(failure) = Box::pin(self.round(we_lead)).await {
                 tracing::debug!(%failure, "phase");
             }
             tokio::select! {
@@ -134,7 +134,7 @@ impl Keeper {
         }
     }
 
-    async fn round(&mut self, leading: bool) -> Result<(), Failure> {
+    async fn round(&mut self, we_lead: bool) -> Result<(), Failure> {
         let api = self.kubernetes.config_maps(&self.place.namespace);
         let name = self.place.name.clone();
         let get = self.kubernetes.ask("read the phase", api.get(&name));
@@ -146,14 +146,14 @@ impl Keeper {
         if leaving {
             let mut ledger = Ledger::read(&data);
             ledger.take(&said);
-            if leading {
+            if we_lead {
                 self.judge(&mut ledger, &mut data).await?;
             }
             ledger.write(&mut data);
         } else {
             self.metrics.waiting.set(0);
             self.members = None;
-            if leading {
+            if we_lead {
                 for key in [STATE, LEFT, WAITS_FOR] {
                     data.remove(key);
                 }

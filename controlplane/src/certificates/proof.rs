@@ -293,6 +293,9 @@ mod tests {
 
     use super::*;
 
+    /// What is said about an object that was changed so.
+    type Doubt = (&'static str, fn(&mut Value));
+
     fn review(change: impl FnOnce(&mut Value)) -> TokenReview {
         let mut review = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {},
@@ -336,7 +339,7 @@ mod tests {
 
     #[test]
     fn review_that_leaves_a_doubt_is_no_proof() {
-        let doubts: [(&str, fn(&mut Value)); 8] = [
+        let doubts: [Doubt; 8] = [
             ("not good", |s| s["authenticated"] = json!(false)),
             ("not good", |s| *s = json!({"error": "not good"})),
             ("audience", |s| s["audiences"] = json!(["theirs"])),
@@ -345,7 +348,7 @@ mod tests {
                 s["user"]["username"] = json!("system:serviceaccount:other:terway-node");
             }),
             ("no service account", |s| {
-                s["user"]["username"] = json!("admin")
+                s["user"]["username"] = json!("admin");
             }),
             ("not bound", |s| s["user"]["extra"] = json!({})),
             ("more than once", |s| {
@@ -360,10 +363,10 @@ mod tests {
 
     #[test]
     fn pod_that_is_not_that_of_the_token_is_no_proof() {
-        let doubts: [(&str, fn(&mut Value)); 5] = [
+        let doubts: [Doubt; 5] = [
             ("another one", |p| p["metadata"]["uid"] = json!("u2")),
             ("service account", |p| {
-                p["spec"]["serviceAccountName"] = json!("x")
+                p["spec"]["serviceAccountName"] = json!("x");
             }),
             ("has ended", |p| p["status"]["phase"] = json!("Failed")),
             ("on no node", |p| p["spec"]["nodeName"] = json!(null)),

@@ -70,15 +70,15 @@ impl Ledger {
             .iter()
             .filter(|(_, components)| !components.is_empty());
         put(LEFT, left.map(line).collect());
-        let mut waits: String = self
-            .waits
-            .iter()
-            .take(LINES_MAX)
-            .map(|((node, component), what)| format!("{node} {component}: {what}\n"))
-            .collect();
+        let mut waits = String::new();
+        for ((node, component), what) in self.waits.iter().take(LINES_MAX) {
+            for part in [node, " ", component, ": ", what, "\n"] {
+                waits.push_str(part);
+            }
+        }
         let more = self.waits.len().saturating_sub(LINES_MAX);
         if more > 0 {
-            waits.push_str(&format!("and {more} more\n"));
+            waits = format!("{waits}and {more} more\n");
         }
         put(WAITS_FOR, waits);
     }
@@ -115,7 +115,8 @@ impl Ledger {
                     .get(node)
                     .is_some_and(|left| left.contains(component));
                 let only_pods = self.waits.get(&who).is_some_and(|what| is_only_pods(what));
-                if !left && !(force && only_pods) {
+                let gone = left || (force && only_pods);
+                if !gone {
                     missing.push(who);
                 }
             }
@@ -140,7 +141,7 @@ fn one_line(what: &[String]) -> String {
         let between = if at == 0 { "" } else { ", " };
         if text.len() + between.len() + one.len() > TEXT_MAX {
             let rest = what.len() - at;
-            text.push_str(&format!("{between}and {rest} more"));
+            text = format!("{text}{between}and {rest} more");
             break;
         }
         text.push_str(between);

@@ -278,14 +278,13 @@ fn name_of(subject: &Subject, component: &str, request: &PostEventRequest) -> St
         hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hasher.update(part.as_bytes());
     }
-    let hash: String = hasher
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let mut hash = [0; 8];
+    for (to, from) in hash.iter_mut().zip(hasher.finalize()) {
+        *to = from;
+    }
+    let hash = u64::from_be_bytes(hash);
     let of = about.name.as_deref().unwrap_or_default();
-    format!("{}.{hash}", cut(of, 236).trim_end_matches(['.', '-']))
+    format!("{}.{hash:016x}", cut(of, 236).trim_end_matches(['.', '-']))
 }
 
 fn made(name: &str, subject: &Subject, component: &str, request: &PostEventRequest) -> Event {

@@ -39,7 +39,7 @@ impl Nodes for Ipam {
         let done = before >= 2;
         Ok(Response::new(NodeGoneResponse {
             done,
-            enis: if done { 0 } else { 1 },
+            enis: u32::from(!done),
             waits_for: "the instance i-2 still exists".to_owned(),
         }))
     }

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
+use mesh::status;
 use tokio::net::TcpListener;
+use tonic::Code;
 
 use crate::bed::{Bed, NAMESPACE, Replica, until};
+use crate::reports::{Speakers, report};
 
 async fn authority(bed: &Bed) -> BTreeMap<String, ByteString> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets/terway-ca");
@@ -56,6 +59,33 @@ pub(crate) async fn that_begin_at_once_make_one_authority_and_one_leads(
         );
     }
     (a, b)
+}
+
+pub(crate) async fn report_is_put_off_while_the_api_server_is_away(
+    bed: &mut Bed,
+    speakers: &Speakers,
+) {
+    let mut n1 = speakers.n1.clone();
+    let mut said = report("n1", "i-1");
+    said.pod_capacity = 46;
+    bed.bare.stop().await;
+
+    let put_off = n1.report_node(said.clone()).await.unwrap_err();
+
+    assert_eq!(put_off.code(), Code::Unavailable, "{put_off}");
+    let reason = status::reason(&put_off);
+    assert_eq!(reason.as_deref(), Some(status::NOT_READY));
+    // The next one is not even sent.
+    let held = n1.report_node(said.clone()).await.unwrap_err();
+    assert!(status::retry_after(&held).is_some(), "{held}");
+    bed.bare.go_on().await;
+    until("it is written", async || {
+        n1.report_node(said.clone()).await.ok()
+    })
+    .await;
+    let node = bed.get("/api/v1/nodes/n1").await;
+    let annotations = &node["metadata"]["annotations"];
+    assert_eq!(annotations["k8s.aliyun.com/max-available-ip"], "46");
 }
 
 pub(crate) async fn lead_goes_over_when_its_holder_ends(bed: &Bed, a: Replica, b: Replica) {

@@ -9,7 +9,7 @@ use crate::{certificates, gone, leaving, replicas, reports};
 #[tokio::test]
 async fn control_plane_on_a_real_api_server_does_what_it_promises() {
     let Some(programs) = programs() else { return };
-    let bed = Bed::start(programs).await;
+    let mut bed = Bed::start(programs).await;
     for (name, instance) in [("n1", "i-1"), ("n2", "i-2")] {
         bed.node(name, instance).await;
         bed.agents(&format!("agents-{name}"), name).await;
@@ -31,5 +31,6 @@ async fn control_plane_on_a_real_api_server_does_what_it_promises() {
     leaving::deadline_names_who_is_waited_for(&bed).await;
     leaving::uninstallation_ends_when_all_have_left(&bed, &speakers).await;
     gone::instance_of_a_vanished_node_is_declared_until_it_is_done(&bed, ipam, [&a, &b]).await;
+    replicas::report_is_put_off_while_the_api_server_is_away(&mut bed, &speakers).await;
     replicas::lead_goes_over_when_its_holder_ends(&bed, a, b).await;
 }

@@ -114,7 +114,7 @@ enum Strangers {
 }
 
 /// How long a connection without a certificate lasts: one question and its answer.
-const STRANGER_LIFE: Duration = Duration::from_secs(60);
+const STRANGER_LIFE: Duration = Duration::from_mins(1);
 
 /// Connections without a certificate at a time, so that they do not take the room of those who have one. More are
 /// closed at once.
@@ -323,55 +323,52 @@ impl Listening {
         file.remove();
     }
 
-    fn tcp_connection(
+    async fn tcp_connection(
         self: Arc<Self>,
         stream: TcpStream,
         from: SocketAddr,
         acceptor: TlsAcceptor,
         permit: OwnedSemaphorePermit,
         strangers: Strangers,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        async move {
-            // Small frames must not wait for acknowledgements; without it calls are only slower.
-            drop(stream.set_nodelay(true));
-            let limit = Duration::from_millis(self.params.handshake_ms);
-            let stream = match tokio::time::timeout(limit, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    self.metrics.handshake_failed(HandshakeFailure::of(&error));
-                    tracing::debug!(%from, %error, "handshake failed");
-                    return;
-                }
-                Err(_) => {
-                    self.metrics.handshake_failed(HandshakeFailure::Timeout);
-                    tracing::debug!(%from, "handshake took too long");
-                    return;
-                }
-            };
-            drop(permit);
-            let leaf = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(<[_]>::first);
-            let known =
-                leaf.map(|leaf| (Identity::of_certificate(leaf), crate::tls::not_after(leaf)));
-            match (known, strangers) {
-                (Some((Ok(identity), expiry)), _) => {
-                    let peer = Arc::new(Peer::Mesh(identity));
-                    self.connection(stream, peer, expiry.map(remaining)).await;
-                }
-                (None, Strangers::Anonymous) => {
-                    let Ok(_room) = self.stranger_room.try_acquire() else {
-                        tracing::debug!(%from, "caller without a certificate refused: too many");
-                        return;
-                    };
-                    let peer = Arc::new(Peer::Anonymous);
-                    self.connection(stream, peer, Some(STRANGER_LIFE)).await;
-                }
-                // The handshake has checked both; a server that is unsure says no.
-                (Some((Err(_), _)), _) | (None, Strangers::Refused) => {}
+    ) {
+        // Small frames must not wait for acknowledgements; without it calls are only slower.
+        drop(stream.set_nodelay(true));
+        let limit = Duration::from_millis(self.params.handshake_ms);
+        let stream = match tokio::time::timeout(limit, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.metrics.handshake_failed(HandshakeFailure::of(&error));
+                tracing::debug!(%from, %error, "handshake failed");
+                return;
             }
+            Err(_) => {
+                self.metrics.handshake_failed(HandshakeFailure::Timeout);
+                tracing::debug!(%from, "handshake took too long");
+                return;
+            }
+        };
+        drop(permit);
+        let leaf = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
+        let known = leaf.map(|leaf| (Identity::of_certificate(leaf), crate::tls::not_after(leaf)));
+        match (known, strangers) {
+            (Some((Ok(identity), expiry)), _) => {
+                let peer = Arc::new(Peer::Mesh(identity));
+                self.connection(stream, peer, expiry.map(remaining)).await;
+            }
+            (None, Strangers::Anonymous) => {
+                let Ok(_room) = self.stranger_room.try_acquire() else {
+                    tracing::debug!(%from, "caller without a certificate refused: too many");
+                    return;
+                };
+                let peer = Arc::new(Peer::Anonymous);
+                self.connection(stream, peer, Some(STRANGER_LIFE)).await;
+            }
+            // The handshake has checked both; a server that is unsure says no.
+            (Some((Err(_), _)), _) | (None, Strangers::Refused) => {}
         }
     }
 
