@@ -3,7 +3,7 @@
 use serde_json::json;
 use tonic::Code;
 
-use crate::bed::{Bed, BedPod, FAR_V4, run};
+use crate::bed::{Bed, BedPod, FAR_V4, run, until};
 use crate::program::{Site, taken};
 use crate::traffic::{passes, udp};
 
@@ -53,7 +53,11 @@ async fn guarded(sets: &[&str]) -> (Bed, BedPod, Site, crate::program::Program) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_of_terway_takes_the_tables_away_and_lets_pods_start_without_policy() {
     let (bed, pod, site, program) = guarded(&[]).await;
-    assert_eq!(site.probe("/readiness"), "HTTP/1.1 204 No Content");
+    // Readiness is looked at twice a second.
+    until("ready for Felix' probes", async || {
+        site.probe("/readiness") == "HTTP/1.1 204 No Content"
+    })
+    .await;
     program.terminate().await;
     assert!(
         has_table(&bed) && !is_open(&bed, &pod),

@@ -1,7 +1,6 @@
 //! Every configuration that the chart writes is read by the real service, with the arguments and variables of its
 //! container: `--check-config`. The CNI configuration is given to the real plug-in.
 
-mod awaited;
 mod container;
 mod plugin;
 
@@ -12,7 +11,6 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::chart::Rendered;
-use crate::chart::configs::awaited::{AWAITED, Awaited};
 use crate::chart::configs::container::{Started, started};
 use crate::step::{cargo, root, run as run_step, say};
 
@@ -38,21 +36,16 @@ pub(crate) fn check(sets: &[Rendered]) -> Result<(usize, Vec<String>)> {
         scratch: tempfile::tempdir().context("make a folder")?,
     };
     let mut breaches = Vec::new();
-    let (mut read, mut tried) = (BTreeSet::new(), BTreeSet::new());
+    let mut read = BTreeSet::new();
     for set in sets {
         for started in started(set, &root)? {
             if !read.insert(started.clone()) {
                 continue;
             }
-            let told = reader.read(&started, &mut tried)?;
+            let told = reader.read(&started)?;
             breaches.extend(told.iter().map(|what| format!("{}: {what}", set.name)));
         }
         breaches.extend(plugin::check(set, reader.bin, reader.scratch.path())?);
-    }
-    for name in AWAITED.iter().map(Awaited::name) {
-        if !tried.contains(&name) {
-            breaches.push(format!("no set makes {name}: take it out of AWAITED"));
-        }
     }
     if read.is_empty() {
         bail!("the chart configures nothing");
@@ -86,47 +79,17 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Lets the service read the whole file, but for keys that it is to learn; and tries each of those alone, so that
-    /// the list of them can not grow old.
-    fn read(&self, started: &Started, tried: &mut BTreeSet<String>) -> Result<Vec<String>> {
+    /// Lets the service read the file.
+    fn read(&self, started: &Started) -> Result<Vec<String>> {
         let Started { service, .. } = started;
         let table: toml::Table = match started.text.parse() {
             Ok(table) => table,
             Err(error) => return Ok(vec![format!("{service}: {error}")]),
         };
-        let present: Vec<&Awaited> = AWAITED
-            .iter()
-            .filter(|awaited| {
-                awaited.service == *service && awaited.is_in(&table, &started.variables)
-            })
-            .collect();
-        let mut breaches = Vec::new();
-        if let Err(complaint) = self.ask(started, &table, &present)? {
-            breaches.push(format!("{service} refuses its file: {complaint}"));
-        }
-        for awaited in &present {
-            if !tried.insert(awaited.name()) {
-                continue;
-            }
-            let others: Vec<&Awaited> = present
-                .iter()
-                .filter(|other| other.key != awaited.key)
-                .copied()
-                .collect();
-            let word = awaited.key.rsplit('.').next().unwrap_or(awaited.key);
-            match self.ask(started, &table, &others)? {
-                Ok(()) => breaches.push(format!(
-                    "{service} knows {} now: take it out of AWAITED",
-                    awaited.key
-                )),
-                Err(complaint) if !complaint.contains(word) => breaches.push(format!(
-                    "{service} refuses {} for another reason: {complaint}",
-                    awaited.key
-                )),
-                Err(_) => {}
-            }
-        }
-        Ok(breaches)
+        Ok(match self.ask(started, &table)? {
+            Ok(()) => Vec::new(),
+            Err(complaint) => vec![format!("{service} refuses its file: {complaint}")],
+        })
     }
 
     /// The gateway looks at its certificate at once: it is put there.
@@ -152,20 +115,10 @@ impl Reader<'_> {
         ])
     }
 
-    /// Runs the service on the file without some keys, with their stand-ins; gives its complaint, if it has one.
-    fn ask(
-        &self,
-        started: &Started,
-        table: &toml::Table,
-        without: &[&Awaited],
-    ) -> Result<Result<(), String>> {
-        let mut table = table.clone();
+    /// Runs the service on the file; gives its complaint, if it has one.
+    fn ask(&self, started: &Started, table: &toml::Table) -> Result<Result<(), String>> {
         let mut variables = started.variables.clone();
         let mut sets = started.sets.clone();
-        for awaited in without {
-            awaited.take_out(&mut table, &mut variables);
-            sets.extend(awaited.stand_in.iter().map(|set| (*set).to_owned()));
-        }
         if let (Some(eni_conf), Some(key)) = (&started.eni_conf, started.eni_conf_key()) {
             let file = self.scratch.path().join("eni_conf");
             std::fs::write(&file, eni_conf).with_context(|| file.display().to_string())?;
@@ -173,7 +126,7 @@ impl Reader<'_> {
         }
         if started.service == GATEWAY {
             sets.extend(self.gateways_files()?);
-            if is_for_the_webhook(&table) {
+            if is_for_the_webhook(table) {
                 let given = WEBHOOK.map(|(name, value)| (name.to_owned(), value.to_owned()));
                 variables.extend(given);
             }
