@@ -14,5 +14,6 @@ mod describe;
 mod faults;
 mod http_life;
 mod metadata;
+mod roles;
 mod vectors;
 mod world;

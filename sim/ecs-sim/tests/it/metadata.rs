@@ -278,3 +278,42 @@ async fn new_eni_appears_after_the_lag() {
     service.world.clock.advance(Duration::from_secs(3));
     assert_eq!(macs().await, 2);
 }
+
+#[tokio::test]
+async fn role_of_an_instance_gives_keys_of_six_hours_and_the_next_ones_half_an_hour_before() {
+    let service = Service::new(|_| {}).await;
+    let ip = ipv4(&service.world.instance("i-a", "vsw-h").await);
+    let stranger = ipv4(&service.world.instance("i-b", "vsw-h").await);
+    service.world.sim.set_role(ecs_sim::roles::RoleSpec {
+        instances: vec!["i-a".parse().unwrap()],
+        ..ecs_sim::roles::RoleSpec::new("terway")
+    });
+    let keys = || async {
+        let (status, text) = service.item(ip, "ram/security-credentials/terway").await;
+        assert_eq!(status, 200);
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+
+    let name = service.item(ip, "ram/security-credentials/").await;
+    let first = keys().await;
+    service
+        .world
+        .clock
+        .advance(Duration::from_mins(5 * 60 + 29));
+    let same = keys().await;
+    service.world.clock.advance(Duration::from_mins(1));
+    let next = keys().await;
+
+    assert_eq!(name, (200, "terway".to_owned()));
+    assert_eq!(first["Code"], "Success");
+    assert_eq!(first["Expiration"], "2026-01-02T09:04:05Z");
+    assert_eq!(first, same);
+    assert_ne!(first["AccessKeyId"], next["AccessKeyId"]);
+    for (from, item) in [
+        (stranger, "ram/security-credentials/"),
+        (stranger, "ram/security-credentials/terway"),
+        (ip, "ram/security-credentials/other"),
+    ] {
+        assert_eq!(service.item(from, item).await.0, 404, "{item}");
+    }
+}
