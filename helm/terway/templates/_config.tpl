@@ -272,7 +272,7 @@ timeout_ms = {{ mul 1000 (int .Values.uninstall.timeoutSeconds) }}
 {{- $_ := set $ours "agent_socket" (printf "%s/agent.sock" .Values.node.paths.run) -}}
 {{- $_ := set $ours "del_journal" (printf "%s/del-journal" .Values.node.paths.state) -}}
 {{- $plugins := list $ours -}}
-{{- if $values.cni.portmap }}{{ $plugins = append $plugins (dict "type" "portmap" "capabilities" (dict "portMappings" true) "externalSetMarkChain" "KUBE-MARK-MASQ") }}{{ end -}}
+{{- if $values.cni.portmap }}{{ $plugins = append $plugins (dict "type" "portmap" "capabilities" (dict "portMappings" true)) }}{{ end -}}
 {{- if $values.cni.bandwidth }}{{ $plugins = append $plugins (dict "type" "bandwidth" "capabilities" (dict "bandwidth" true)) }}{{ end -}}
 eni_conf: |
   {{- $conf | toPrettyJson | nindent 2 }}
