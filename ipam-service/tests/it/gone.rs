@@ -57,7 +57,7 @@ async fn until(
     };
     match tokio::time::timeout(PATIENCE, wait).await {
         Ok(answer) => answer,
-        Err(_) => panic!("never: {what}: {last:?}"),
+        Err(late) => panic!("never: {what}: {last:?} ({late})"),
     }
 }
 
