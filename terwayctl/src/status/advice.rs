@@ -268,10 +268,17 @@ pub fn of(name: &str) -> Option<&'static Advice> {
 /// Names that others use as well, such as in `InvalidVSwitchId.NotFound`.
 const EVERYDAY: &[&str] = &["NotFound", "NotReady"];
 
-/// The first fault that a text names, as a word in Kubernetes' spelling or in that of the wire.
+/// The fault that a text names, as a word in Kubernetes' spelling or in that of the wire: the first that does not pass
+/// by itself, else the first.
 pub fn named_in(text: &str) -> Option<&'static Advice> {
+    let named: Vec<&Advice> = all_named_in(text).collect();
+    let lasting = named.iter().find(|advice| !advice.passes);
+    lasting.or(named.first()).copied()
+}
+
+fn all_named_in(text: &str) -> impl Iterator<Item = &'static Advice> {
     text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'))
-        .find_map(|word| match word.strip_prefix("REASON_") {
+        .filter_map(|word| match word.strip_prefix("REASON_") {
             Some(wire) => of(&wire.replace('_', "")),
             // A word of prose is no name, and neither is a part of the cloud's codes.
             None => of(word).filter(|_| {
@@ -322,6 +329,11 @@ mod tests {
             Some("CloudForbidden")
         );
         assert_eq!(name("VSwitchExhausted: vsw-1"), Some("VswitchExhausted"));
+        assert_eq!(
+            name("no address; REASON_POOL_EMPTY; CloudForbidden: ecs:CreateNetworkInterface"),
+            Some("CloudForbidden")
+        );
+        assert_eq!(name("no address; REASON_POOL_EMPTY"), Some("PoolEmpty"));
         assert_eq!(name("it is busy starting: InvalidX.NotFound"), None);
     }
 }

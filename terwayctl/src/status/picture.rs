@@ -98,3 +98,5 @@ pub const INSTANCE: &str = "app.kubernetes.io/instance";
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// Label and value that all our objects have.
 pub const PART_OF: &str = "app.kubernetes.io/part-of=terway-mesh";
+/// The component of which every node has a pod.
+pub const NODE: &str = "node";

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::status::judge::{Area, Level, Line};
-use crate::status::picture::Picture;
+use crate::status::judge::{Area, Level, Line, count, some_of};
+use crate::status::picture::{NODE, Picture};
 
 /// Addresses of a vSwitch.
 #[derive(Debug, Default, Clone, Copy)]
@@ -15,6 +15,8 @@ struct Room {
 
 /// A vSwitch with a smaller share of free addresses is worth a look.
 const LOW: f64 = 0.1;
+/// Pods that are named in a line.
+const NAMED: usize = 5;
 
 pub(super) fn judge(picture: &Picture, lines: &mut Vec<Line>) {
     let mut rooms: BTreeMap<(&str, &str), Room> = BTreeMap::new();
@@ -53,6 +55,49 @@ pub(super) fn judge(picture: &Picture, lines: &mut Vec<Line>) {
     }
     for ((vswitch, family), room) in rooms {
         of_vswitch(vswitch, family, room, lines);
+    }
+    pools(picture, lines);
+}
+
+/// What nodes have in hand: one line for all that were looked at.
+fn pools(picture: &Picture, lines: &mut Vec<Line>) {
+    let (mut nodes, mut used, mut free) = (0_usize, 0.0, 0.0);
+    let mut unseen: Vec<(&str, &str)> = Vec::new();
+    for scrape in picture
+        .scrapes
+        .iter()
+        .filter(|scrape| scrape.component == NODE)
+    {
+        let samples = match &scrape.samples {
+            Ok(samples) => samples,
+            Err(why) => {
+                unseen.push((&scrape.pod, why));
+                continue;
+            }
+        };
+        let value = |name: &str| {
+            let found = samples.iter().find(|sample| sample.name == name);
+            found.map_or(0.0, |sample| sample.value)
+        };
+        nodes += 1;
+        used += value("terway_agent_pool_used");
+        free += value("terway_agent_pool_free");
+    }
+    if nodes > 0 {
+        let subject = format!("pools of {}", count(nodes, "node"));
+        let what = format!("{used} pods with addresses, {free} more could start at once");
+        lines.push(Line::good(Area::Addresses, subject, what));
+    }
+    if let Some((_, why)) = unseen.first() {
+        let names: Vec<&str> = unseen.iter().map(|(pod, _)| *pod).collect();
+        let subject = format!("pools: metrics of {}", some_of(&names, NAMED));
+        lines.push(Line::fault(
+            Area::Addresses,
+            Level::Unseen,
+            "NotLookedAt",
+            subject,
+            *why,
+        ));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use mesh::tls::lifetime::Lifetime;
 
 use crate::status::judge::{Area, Level, Line, duration};
-use crate::status::picture::{Picture, Scrape};
+use crate::status::picture::{NODE, Picture, Scrape};
 
 /// An authority that ends within this is to be renewed, in seconds.
 const AUTHORITY_SOON: i64 = 14 * 86_400;
@@ -17,7 +17,11 @@ pub(super) fn judge(picture: &Picture, lines: &mut Vec<Line>) {
     trust(picture, lines);
     for scrape in &picture.scrapes {
         if let Some(left) = left(picture, scrape) {
-            lines.push(of_pod(scrape, left));
+            let line = of_pod(scrape, left);
+            // Nodes are many.
+            if line.level != Level::Good || scrape.component != NODE {
+                lines.push(line);
+            }
         }
     }
 }

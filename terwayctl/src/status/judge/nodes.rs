@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::status::advice;
 use crate::status::judge::{Area, Level, Line, count, duration, some_of};
 use crate::status::objects::{Node, condition};
-use crate::status::picture::{COMPONENT, Picture};
+use crate::status::picture::{COMPONENT, NODE, Picture};
 
 /// The condition that says whether pods can be started.
 const READY: &str = "TerwayReady";
@@ -31,7 +31,7 @@ pub(super) fn judge(picture: &Picture, lines: &mut Vec<Line>) {
             pod.metadata
                 .labels
                 .get(COMPONENT)
-                .is_some_and(|c| c == "node")
+                .is_some_and(|c| c == NODE)
         })
         .map(|pod| pod.spec.node_name.as_str())
         .collect();

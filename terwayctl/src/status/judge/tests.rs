@@ -125,6 +125,10 @@ fn healthy() -> Picture {
                 ),
             ),
             scrape("controlplane", &expiry),
+            scrape(
+                "node",
+                &format!("{expiry}terway_agent_pool_used 3\nterway_agent_pool_free 2\n"),
+            ),
         ],
         ..Picture::default()
     }
@@ -653,6 +657,34 @@ fn every_fault_has_its_line_by_name_and_says_what_to_do() {
             "{name}: {lines:#?}"
         );
     }
+}
+
+#[test]
+fn pools_of_nodes_are_added_up_and_their_certificates_are_told_when_they_end() {
+    let mut picture = healthy();
+    let until = picture.now.as_second() - 60;
+    let more = format!(
+        "terway_tls_cert_not_after_seconds {until}\nterway_agent_pool_used 4\nterway_agent_pool_free 1\n"
+    );
+    picture.scrapes.push(scrape("node", &more));
+    picture.scrapes[3].pod = "terway-node-n1".to_owned();
+    picture.scrapes[4].pod = "terway-node-n2".to_owned();
+
+    let lines = judge(&picture);
+
+    let pools = lines.iter().find(|line| line.subject.starts_with("pools"));
+    let pools = pools.unwrap();
+    assert_eq!(pools.subject, "pools of 2 nodes");
+    assert_eq!(
+        pools.what,
+        "7 pods with addresses, 3 more could start at once"
+    );
+    let told: Vec<&str> = lines
+        .iter()
+        .filter(|line| line.area == Area::Certificates && line.subject.contains("node"))
+        .map(|line| line.subject.as_str())
+        .collect();
+    assert_eq!(told, ["pod terway-node-n2"]);
 }
 
 #[test]
