@@ -56,8 +56,8 @@ struct State {
     said: BTreeMap<Who, Said>,
 }
 
-/// What nodes told this replica since it saw that they are to leave. Clones share it. Nodes repeat it, so what was
-/// told before is told again.
+/// What nodes told this replica, while they are to leave, and what is not written down yet. Clones share it. It is
+/// written once: what a component says next it may say to another replica.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
     state: Arc<Mutex<State>>,
@@ -77,14 +77,22 @@ impl Board {
         }
     }
 
-    /// All that was said, while nodes are to leave.
-    fn read(&self, leaving: bool) -> BTreeMap<Who, Said> {
+    /// Takes what was said while nodes are to leave.
+    fn take(&self, leaving: bool) -> BTreeMap<Who, Said> {
         let mut state = self.state();
         if state.leaving != leaving {
             state.said.clear();
             state.leaving = leaving;
         }
-        state.said.clone()
+        std::mem::take(&mut state.said)
+    }
+
+    /// Gives back what could not be written, unless something else was said since.
+    fn give_back(&self, said: BTreeMap<Who, Said>) {
+        let mut state = self.state();
+        for (who, said) in said {
+            state.said.entry(who).or_insert(said);
+        }
     }
 }
 
@@ -139,13 +147,30 @@ impl Keeper {
         let name = self.place.name.clone();
         let get = self.kubernetes.ask("read the phase", api.get(&name));
         let map = get.await?;
-        let mut data = map.data.clone().unwrap_or_default();
+        let data = map.data.clone().unwrap_or_default();
         let leaving = data.get(PHASE).is_some_and(|phase| phase == "leave");
         self.metrics.leaving.set(i64::from(leaving));
-        let said = self.board.read(leaving);
+        let said = self.board.take(leaving);
+        let outcome = self.write(map, data, (leaving, we_lead), &said).await;
+        if !matches!(outcome, Ok(true)) {
+            self.board.give_back(said);
+        }
+        outcome.map(|_written| ())
+    }
+
+    /// Writes what has changed. False: another replica was quicker, and the next look sees what it wrote.
+    async fn write(
+        &mut self,
+        map: ConfigMap,
+        mut data: BTreeMap<String, String>,
+        (leaving, we_lead): (bool, bool),
+        said: &BTreeMap<Who, Said>,
+    ) -> Result<bool, Failure> {
+        let api = self.kubernetes.config_maps(&self.place.namespace);
+        let name = self.place.name.clone();
         if leaving {
             let mut ledger = Ledger::read(&data);
-            ledger.take(&said);
+            ledger.take(said);
             if we_lead {
                 self.judge(&mut ledger, &mut data).await?;
             }
@@ -160,7 +185,7 @@ impl Keeper {
             }
         }
         if map.data.as_ref() == Some(&data) {
-            return Ok(());
+            return Ok(true);
         }
         let changed = ConfigMap {
             data: Some(data),
@@ -169,9 +194,8 @@ impl Keeper {
         let params = PostParams::default();
         let replaced = api.replace(&name, &params, &changed);
         match self.kubernetes.ask("write who has left", replaced).await {
-            Ok(_) => Ok(()),
-            // Another replica was quicker: the next look sees what it wrote.
-            Err(failure) if failure.is_conflict() => Ok(()),
+            Ok(_) => Ok(true),
+            Err(failure) if failure.is_conflict() => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -264,11 +288,32 @@ mod tests {
         let board = Board::default();
         board.note("a", "node-agent", said(true));
 
-        assert!(board.read(true).is_empty());
+        assert!(board.take(true).is_empty());
         board.note("a", "node-agent", said(true));
-        assert_eq!(board.read(true).len(), 1);
+        assert_eq!(board.take(true).len(), 1);
+        board.note("a", "node-agent", said(true));
         // They serve again, and leave once more.
-        assert!(board.read(false).is_empty());
-        assert!(board.read(true).is_empty());
+        assert!(board.take(false).is_empty());
+        assert!(board.take(true).is_empty());
+    }
+
+    // What one replica once heard must not stand against what another hears later.
+    #[test]
+    fn board_gives_what_was_said_once_and_again_if_it_was_not_written() {
+        let board = Board::default();
+        assert!(board.take(true).is_empty());
+        board.note("a", "policy-agent", said(false));
+        let taken = board.take(true);
+        assert!(board.take(true).is_empty());
+
+        board.give_back(taken);
+        assert_eq!(board.take(true).len(), 1);
+        board.note("a", "policy-agent", said(true));
+        board.give_back(BTreeMap::from([(
+            ("a".to_owned(), "policy-agent"),
+            said(false),
+        )]));
+        let newest: Vec<_> = board.take(true).into_values().collect();
+        assert_eq!(newest, [said(true)]);
     }
 }

@@ -1,0 +1,102 @@
+//! Nodes reboot, are forgotten, and vanish.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use sandbox::k8s::bed::{Bed, text};
+use sandbox::k8s::node::NodePart;
+
+use crate::Story;
+use crate::library::{HOME, LIMIT, all_reach, consistent, new_pod_works};
+
+/// How long the API server may take to see that a node has gone or come.
+const SEEN: Duration = Duration::from_secs(120);
+
+pub(crate) fn stories() -> Vec<Story> {
+    vec![
+        ("node_reboot_leaks_nothing_and_its_pods_run_again", |bed| {
+            reboot(bed).boxed_local()
+        }),
+        (
+            "node_object_that_is_deleted_keeps_its_enis_while_the_instance_lives",
+            |bed| forgotten(bed).boxed_local(),
+        ),
+    ]
+}
+
+/// All workloads run as they should.
+async fn settled(bed: &Bed) -> Result<()> {
+    bed.kube()
+        .until(SEEN, async |kube| {
+            let pods = kube.list(&["pods", "-n", HOME]).await?;
+            for pod in &pods {
+                let phase = text(pod, "/status/phase");
+                let leaving = pod.pointer("/metadata/deletionTimestamp").is_some();
+                let ready = pod.pointer("/status/containerStatuses/0/ready") == Some(&true.into());
+                ensure!(
+                    phase == "Succeeded" || (phase == "Running" && ready && !leaving),
+                    "{} is {phase}",
+                    sandbox::k8s::bed::name_of(pod)
+                );
+            }
+            Ok(())
+        })
+        .await
+}
+
+async fn reboot(bed: &mut Bed) -> Result<()> {
+    let name = "node-2";
+    let node = bed.nodes.iter_mut().find(|node| node.plan().name == name);
+    node.context("no such node")?.reboot().await?;
+    bed.nodes_ready().await?;
+    settled(bed).await?;
+    new_pod_works(bed, name, "after-reboot").await?;
+    all_reach(bed).await?;
+    consistent(bed).await
+}
+
+async fn forgotten(bed: &mut Bed) -> Result<()> {
+    let name = "node-3";
+    let instance = bed.node(name)?.plan().instance.clone();
+    let enis = |bed: &Bed| {
+        let dump = bed.cloud().dump();
+        let of = dump.instances.into_iter().find(|i| i.id == instance);
+        of.map(|i| i.enis).unwrap_or_default()
+    };
+    let before = enis(bed);
+    bed.kube().run(&["delete", "node", name]).await?;
+    // Its pods are taken for lost, since nobody answers for them.
+    bed.kube()
+        .until(SEEN, async |kube| {
+            let field = format!("spec.nodeName={name}");
+            let left = kube
+                .list(&["pods", "-n", HOME, "--field-selector", &field])
+                .await?;
+            ensure!(
+                left.is_empty(),
+                "{} pods are on a node that is not there",
+                left.len()
+            );
+            Ok(())
+        })
+        .await?;
+    ensure!(
+        enis(bed) == before,
+        "ENIs were given back while the instance lives"
+    );
+    let node = bed.nodes.iter_mut().find(|node| node.plan().name == name);
+    let node = node.context("no such node")?;
+    node.kill_part(NodePart::Kubelet).await?;
+    node.start_part(NodePart::Kubelet).await?;
+    bed.kube()
+        .until(LIMIT, async |kube| {
+            Ok(kube.run(&["get", "node", name]).await.map(drop)?)
+        })
+        .await?;
+    bed.nodes_ready().await?;
+    settled(bed).await?;
+    new_pod_works(bed, name, "after-return").await?;
+    all_reach(bed).await?;
+    consistent(bed).await
+}
