@@ -24,3 +24,5 @@ mod nodes;
 mod quorum;
 #[cfg(test)]
 mod recovery;
+#[cfg(test)]
+mod wholes;

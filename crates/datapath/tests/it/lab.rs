@@ -146,6 +146,7 @@ impl Lab {
         HostDesired {
             v6: true,
             veth_prefixes: vec!["cali".to_owned()],
+            node_addresses: Vec::new(),
         }
     }
 
@@ -194,7 +195,7 @@ impl Lab {
         ip(&format!("netns exec {} sysctl -qw {settings}", self.vpc()));
         let desired = WholeDesired {
             attachment: AttachmentKey::new(format!("{}s{n}", self.name), "eth0").unwrap(),
-            host_link: names::host_link("", &PodKey::new("default", &format!("web-{n}")), "eth0")
+            host_link: names::host_link("", &PodKey::new("default", format!("web-{n}")), "eth0")
                 .unwrap(),
             netns: PathBuf::from(format!("/var/run/netns/{namespace}")),
             mac: eni_mac(eni),
