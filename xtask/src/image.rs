@@ -192,14 +192,19 @@ fn roots() -> Result<Vec<u8>> {
         .map(Path::new)
         .find(|path| path.is_file())
         .with_context(|| {
-            format!("no certificates of public authorities in any of {ROOTS:?}; install ca-certificates")
+            format!(
+                "no certificates of public authorities in any of {ROOTS:?}; install ca-certificates"
+            )
         })?;
     read(path)
 }
 
 #[expect(clippy::print_stdout, reason = "the table is the product")]
 fn say_table(built: &[Built]) {
-    println!("{:<14} {:>9} {:>9}  image", "component", "binary", "archive");
+    println!(
+        "{:<14} {:>9} {:>9}  image",
+        "component", "binary", "archive"
+    );
     for one in built {
         println!(
             "{:<14} {:>9} {:>9}  {}  {}",
