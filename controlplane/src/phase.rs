@@ -20,8 +20,9 @@ use crate::config::{Config, Place};
 use crate::kubernetes::{Failure, Kubernetes};
 use crate::metrics::Metrics;
 pub use crate::phase::ledger::Ledger;
-use crate::reports::COMPONENTS;
 
+/// Components that may speak for a node; each is a container of its DaemonSet's pod.
+pub const COMPONENTS: [&str; 2] = ["node-agent", "policy-agent"];
 /// Key of the phase.
 pub const PHASE: &str = "phase";
 /// Key of the state: `leaving` or `left`.

@@ -21,13 +21,10 @@ use crate::config::Config;
 use crate::kubernetes::{Failure, Kubernetes};
 use crate::metrics::{Metrics, Outcome, Report};
 use crate::nodes::Nodes;
-use crate::phase::Board;
+use crate::phase::{Board, COMPONENTS};
 use crate::reports::event::Events;
 use crate::reports::node::Statements;
 use crate::reports::pod::Pods;
-
-/// Components that may speak for a node.
-pub const COMPONENTS: [&str; 2] = ["node-agent", "policy-agent"];
 
 /// Why nothing was written.
 #[derive(Debug)]

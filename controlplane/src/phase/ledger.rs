@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::phase::{LEFT, Members, Said, WAITS_FOR, Who};
-use crate::reports::COMPONENTS;
+use crate::phase::{COMPONENTS, LEFT, Members, Said, WAITS_FOR, Who};
 
 /// Lines of what is waited for: the rest is as many more.
 const LINES_MAX: usize = 200;
