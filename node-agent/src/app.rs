@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use cluster::health::Health;
-use datapath::desired::HostDesired;
 use datapath::kernel::Datapath;
 use mesh::run::{App, Context};
 use mesh::tls::TlsMaterial;
@@ -155,16 +154,13 @@ async fn start_node(
 ) -> anyhow::Result<Node> {
     let (config, tasks) = (&context.config, &context.tasks);
     let datapath = Arc::new(Datapath::open().context("kernel")?.with_steps(step));
-    let host = HostDesired {
-        v6: true,
-        veth_prefixes: vec![DEFAULT_VETH_PREFIX.to_owned()],
-    };
-    datapath.ensure_host(&host).await.context("host settings")?;
     let addresses = NodeAddresses {
         v4: me.facts.ipv4,
         v6: me.facts.ipv6,
     };
     let uplinks = Uplinks::new(Arc::clone(&datapath), ledger.clone(), addresses);
+    let host = uplinks.host(true);
+    datapath.ensure_host(&host).await.context("host settings")?;
     let place = config.source()?;
     let opened = place.pods(&config.node.name).await;
     let (source, feed) = opened.context("where pods are known from")?;

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datapath::desired::HostDesired;
 use datapath::kernel::Datapath;
 use datapath::plan::Orphans;
 use mesh::causes;
@@ -173,10 +172,7 @@ impl Reconciler {
     }
 
     async fn look(&self, suspicion: &mut Suspicion) -> Result<(), LedgerError> {
-        let host = HostDesired {
-            v6: self.ledger.view().ipv6,
-            veth_prefixes: vec![DEFAULT_VETH_PREFIX.to_owned()],
-        };
+        let host = self.uplinks.host(self.ledger.view().ipv6);
         if self.pace.repair {
             match self.datapath.ensure_host(&host).await {
                 Ok(done) => {

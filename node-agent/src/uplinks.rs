@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datapath::desired::{DEFAULT_MTU, EniDesired, EniState};
+use datapath::desired::{DEFAULT_MTU, EniDesired, EniState, HostDesired};
 use datapath::error::DatapathError;
 use datapath::kernel::Datapath;
 use mesh::causes;
@@ -14,6 +14,7 @@ use tracing::Instrument as _;
 use types::cloud::EniId;
 
 use crate::ledger::{EniView, Ledger, LedgerError};
+use crate::pods::DEFAULT_VETH_PREFIX;
 use crate::pool::EniRecord;
 
 /// The node's own addresses: put on every ENI, so that ARP and ICMP have a source.
@@ -49,6 +50,21 @@ impl Uplinks {
     pub fn state(&self, eni: &EniId) -> Option<EniState> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.get(eni).cloned()
+    }
+
+    /// What the node needs so that it forwards for pods.
+    pub fn host(&self, v6: bool) -> HostDesired {
+        let NodeAddresses { v4, v6: own_v6 } = self.node;
+        let own_v6 = own_v6.filter(|_| v6);
+        HostDesired {
+            v6,
+            veth_prefixes: vec![DEFAULT_VETH_PREFIX.to_owned()],
+            node_addresses: v4
+                .map(IpAddr::V4)
+                .into_iter()
+                .chain(own_v6.map(IpAddr::V6))
+                .collect(),
+        }
     }
 
     /// What the kernel should hold for the ENI.

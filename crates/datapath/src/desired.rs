@@ -178,4 +178,7 @@ pub struct HostDesired {
     pub v6: bool,
     /// Prefixes of host links, such as `cali`: traffic of these must pass a FORWARD policy of DROP.
     pub veth_prefixes: Vec<String>,
+    /// Addresses of the node's own link: answers to flows that entered by these leave by that link. None: they leave
+    /// by the pods' ENIs.
+    pub node_addresses: Vec<std::net::IpAddr>,
 }

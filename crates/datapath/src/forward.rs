@@ -7,6 +7,7 @@
 mod firewall;
 mod legacy;
 pub(crate) mod masquerade;
+pub(crate) mod returns;
 
 use nft_wire::chain::{Base, Chain, Hook, Kind, Policy};
 use nft_wire::change::Change;
@@ -187,6 +188,7 @@ mod tests {
         HostDesired {
             v6: true,
             veth_prefixes: prefixes.iter().map(ToString::to_string).collect(),
+            node_addresses: Vec::new(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::desired::{
     EniDesired, EniState, HostDesired, PodDesired, PodState, PodTeardown, TornDown, WholeDesired,
 };
 use crate::error::DatapathError;
+use crate::forward::returns;
 use crate::names::{self, VethEnd};
 use crate::namespace::{Namespace, on_thread};
 use crate::netlink::executor::{Executor, StepHook};
@@ -129,8 +130,10 @@ impl Datapath {
     pub async fn ensure_host(&self, host: &HostDesired) -> Result<Vec<String>, DatapathError> {
         let host = host.clone();
         let (done, complaints) = self
-            .change(move |_| {
+            .change(move |executor| {
                 let mut done = host::ensure_node(&host)?;
+                done.extend(returns::ensure(&host)?);
+                done.extend(mark_rules(executor, !host.node_addresses.is_empty())?);
                 let settled = forward::ensure(&host)?;
                 done.extend(settled.done);
                 Ok((done, settled.complaints))
@@ -160,8 +163,13 @@ impl Datapath {
     /// # Errors
     /// [`DatapathError::Socket`].
     pub async fn leave_host(&self) -> Result<Vec<String>, DatapathError> {
-        let settled = self.change(|_| forward::leave()).await?;
-        Ok(settled.done)
+        self.change(|executor| {
+            let mut done = forward::leave()?.done;
+            done.extend(returns::leave()?);
+            done.extend(mark_rules(executor, false)?);
+            Ok(done)
+        })
+        .await
     }
 
     /// Waits until a link with that hardware address is there. Woken by the kernel, not by time.
@@ -356,6 +364,35 @@ impl Datapath {
         let runtime = tokio::runtime::Handle::current();
         self.look(move |_| Watch::open(&runtime, links_only)).await
     }
+}
+
+/// Rules that send answers of marked flows by the main table: there, or away. Returns what was changed, in words.
+fn mark_rules(kernel: &mut Executor, there: bool) -> Result<Vec<String>, DatapathError> {
+    let mut done = Vec::new();
+    for v6 in [false, true] {
+        let (bit, priority) = (returns::BIT, returns::PRIORITY);
+        let request = if there {
+            request::add_mark_rule(v6, bit, priority)
+        } else {
+            request::delete_mark_rule(v6, bit, priority)
+        };
+        let verb = if there { "add" } else { "remove" };
+        let op = format!("node: {verb} rule {priority}: mark {bit:#x} lookup main");
+        for answer in kernel.connection(Place::Node)?.call(vec![request])? {
+            match answer.result {
+                Ok(()) => done.push(op.clone()),
+                // A kernel without IPv6 has no such rules.
+                Err(Errno::EEXIST | Errno::ENOENT | Errno::EAFNOSUPPORT) => {}
+                Err(errno) => {
+                    return Err(DatapathError::Refused {
+                        op: op.clone(),
+                        errno,
+                    });
+                }
+            }
+        }
+    }
+    Ok(done)
 }
 
 fn ensure_eni(

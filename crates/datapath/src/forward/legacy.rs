@@ -111,6 +111,7 @@ mod tests {
         let host = HostDesired {
             v6: false,
             veth_prefixes: vec!["cali".to_owned()],
+            node_addresses: Vec::new(),
         };
 
         let text = unseen("iptables-legacy", &host);

@@ -241,6 +241,32 @@ pub(crate) fn delete_rule(spec: &RuleSpec) -> Request {
     set(RouteNetlinkMessage::DelRule(rule(spec)))
 }
 
+/// Packets with the bit are routed by the main table.
+fn mark_rule(v6: bool, bit: u32, priority: u32) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if v6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    message.header.action = RuleAction::ToTable;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes = vec![
+        RuleAttribute::Priority(priority),
+        RuleAttribute::FwMark(bit),
+        RuleAttribute::FwMask(bit),
+    ];
+    message
+}
+
+pub(crate) fn add_mark_rule(v6: bool, bit: u32, priority: u32) -> Request {
+    add(RouteNetlinkMessage::NewRule(mark_rule(v6, bit, priority)))
+}
+
+pub(crate) fn delete_mark_rule(v6: bool, bit: u32, priority: u32) -> Request {
+    set(RouteNetlinkMessage::DelRule(mark_rule(v6, bit, priority)))
+}
+
 pub(crate) fn put_neighbour(index: u32, ip: IpAddr, mac: MacAddr) -> Request {
     let mut message = NeighbourMessage::default();
     message.header.family = family(ip);

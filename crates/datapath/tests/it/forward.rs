@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{DOUBT, Lab, OUTSIDE_V4, OUTSIDE_V6, PATIENCE, reaches};
+use crate::lab::{DOUBT, Lab, OUTSIDE_V4, OUTSIDE_V6, PATIENCE, ip, reaches, within};
 
 fn inside_node(lab: &Lab, command: &str) -> String {
     let output = Command::new("ip")
@@ -248,4 +248,74 @@ async fn drop_policy_of_the_older_iptables_does_not_stop_pods() {
             "pod to {outside}"
         );
     }
+}
+
+#[tokio::test]
+async fn answer_to_a_connection_to_the_node_leaves_by_the_node_s_own_link() {
+    let (mut lab, eni) = Lab::ready().await;
+    let pod = lab.pod(5, &eni);
+    lab.datapath.setup_pod(&pod).await.unwrap();
+    let (node, vpc, inside) = (lab.node(), lab.vpc(), Lab::inside(&pod));
+    // The node's own link, with another client behind it, whom only the main table knows.
+    for words in [
+        format!("-n {vpc} link add own type veth peer name own0 netns {node}"),
+        format!("-n {vpc} addr add 10.8.0.1/24 dev own"),
+        format!("-n {vpc} link set own up"),
+        format!("-n {node} addr add 10.8.0.9/24 dev own0"),
+        format!("-n {node} link set own0 up"),
+    ] {
+        ip(&words);
+    }
+    let own: IpAddr = "10.8.0.9".parse().unwrap();
+    // As the VPC does: an ENI sends with its own addresses alone.
+    for words in [
+        "add table ip vpc",
+        "add chain ip vpc pre { type filter hook prerouting priority 0 ; }",
+        "add rule ip vpc pre iifname vpc1 ip saddr 10.8.0.9 drop",
+    ] {
+        within(&vpc, move || {
+            let words = words.split(' ');
+            assert!(Command::new("nft").args(words).status().unwrap().success());
+        });
+    }
+    let target = pod.v4.unwrap();
+    inside_node(&lab, "nft add table ip svc");
+    inside_node(
+        &lab,
+        "nft add chain ip svc pre { type nat hook prerouting priority -100 ; }",
+    );
+    inside_node(
+        &lab,
+        &format!("nft add rule ip svc pre ip daddr {own} tcp dport 7200 dnat to {target}:7300"),
+    );
+    let mut host = Lab::host();
+    host.node_addresses = vec![own];
+    let connects = || {
+        let listener = within(&inside, move || {
+            std::net::TcpListener::bind((target, 7300)).unwrap()
+        });
+        let client = within(&vpc, move || {
+            let to = std::net::SocketAddr::new(own, 7200);
+            std::net::TcpStream::connect_timeout(&to, DOUBT)
+        });
+        drop(listener);
+        client.is_ok()
+    };
+
+    let without = connects();
+    let first = lab.datapath.ensure_host(&host).await.unwrap();
+    let with = connects();
+    let second = lab.datapath.ensure_host(&host).await.unwrap();
+    let left = lab.datapath.leave_host().await.unwrap();
+
+    assert!(!without, "the answer found its way before");
+    assert!(with, "{first:?}");
+    assert_eq!(second, Vec::<String>::new());
+    assert!(
+        left.iter().any(|word| word.contains("rule 600")),
+        "{left:?}"
+    );
+    let tables = inside_node(&lab, "nft list tables");
+    assert!(!tables.contains("terway_return"), "{tables}");
+    assert!(!ip(&format!("-n {node} rule show")).contains("600:"));
 }

@@ -136,6 +136,7 @@ fn host_settings() -> HostDesired {
     HostDesired {
         v6: true,
         veth_prefixes: vec![names::DEFAULT_VETH_PREFIX.to_owned()],
+        node_addresses: Vec::new(),
     }
 }
 
