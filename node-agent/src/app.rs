@@ -26,7 +26,7 @@ use crate::gate::Gate;
 use crate::ledger::{self, Ledger};
 use crate::metadata::{self, Facts};
 use crate::metrics::Metrics;
-use crate::pods::{self, DEFAULT_VETH_PREFIX, Pods};
+use crate::pods::{self, Pods};
 use crate::pool::Pool;
 use crate::reconcile::Reconciler;
 use crate::routes::Routes;

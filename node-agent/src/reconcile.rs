@@ -19,7 +19,7 @@ use types::pod::AttachmentKey;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::Metrics;
 use crate::notice::{self, Notice, Stakes};
-use crate::pods::{DEFAULT_VETH_PREFIX, PodError, Pods};
+use crate::pods::{PodError, Pods};
 use crate::pool::Binding;
 use crate::uplinks::Uplinks;
 

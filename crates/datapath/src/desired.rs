@@ -180,5 +180,5 @@ pub struct HostDesired {
     pub veth_prefixes: Vec<String>,
     /// Addresses of the node's own link: answers to flows that entered by these leave by that link. None: they leave
     /// by the pods' ENIs.
-    pub node_addresses: Vec<std::net::IpAddr>,
+    pub node_addresses: Vec<IpAddr>,
 }
