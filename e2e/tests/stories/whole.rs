@@ -263,3 +263,54 @@ fn successor_of_a_sandbox_has_the_same_eni() {
         Ok(())
     });
 }
+
+// I7: a reboot leaks nothing: the links are back on the node, nobody sends DEL, and the boot id is another one.
+#[test]
+fn reboot_gives_the_eni_back_and_the_next_pod_gets_one() {
+    tell(one_node(), async |cluster| {
+        let pod = cluster.create_whole_pod(1, SPACE, "a", &[]).await?;
+        let eni = own_eni(cluster, &pod)?;
+        cluster.kill(Service::Agent(1)).await?;
+        cluster.remove_pod(pod).await?;
+
+        cluster
+            .restart_with(Service::Agent(1), Vec::new(), &[("node.boot_id", "boot-2")])
+            .await?;
+
+        cluster.wait_ready(Service::Agent(1), LIMIT).await?;
+        gone_at_the_cloud(cluster, &eni).await?;
+        let next = cluster.create_whole_pod(1, SPACE, "b", &[]).await?;
+        own_eni(cluster, &next)?;
+        audit::clean(cluster).await
+    });
+}
+
+// I10: whatever is asked for, one ENI is left to pods that share; who comes too late is told to come again.
+#[test]
+fn pods_beyond_the_capacity_wait_and_ordinary_pods_start() {
+    let options = ClusterOptions {
+        set: [(
+            Service::Agent(1),
+            vec![("waits.address_ms".to_owned(), "1500".to_owned())],
+        )]
+        .into(),
+        ..one_node()
+    };
+    tell(options, async |cluster| {
+        // The type has three ENIs beside the primary one.
+        let first = cluster.create_whole_pod(1, SPACE, "first", &[]).await?;
+        let second = cluster.create_whole_pod(1, SPACE, "second", &[]).await?;
+
+        let refused = cluster.create_whole_pod(1, SPACE, "third", &[]).await;
+
+        let refused = refused.err().context("a third pod got an ENI")?;
+        ensure!(format!("{refused:#}").contains("no address"), "{refused:#}");
+        let ordinary = cluster
+            .create_labelled_pod(1, SPACE, "ordinary", &[])
+            .await?;
+        reaches(&ordinary.place(), &first.place()).await?;
+        reaches(&first.place(), &second.place()).await?;
+        ensure!(enis(cluster)?.len() == 3, "{:?}", enis(cluster)?);
+        Ok(())
+    });
+}
