@@ -27,9 +27,6 @@ use crate::uplinks::Uplinks;
 
 pub mod whole;
 
-/// Prefix of host-side links when the configuration names none.
-pub const DEFAULT_VETH_PREFIX: &str = "cali";
-
 /// Waits of the operations.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -136,7 +133,7 @@ impl From<LedgerError> for PodError {
 /// Name of the host-side link of the pod.
 fn host_link(add: &AddPod) -> Result<String, PodError> {
     let prefix = match add.veth_prefix.as_str() {
-        "" => DEFAULT_VETH_PREFIX,
+        "" => names::DEFAULT_VETH_PREFIX,
         prefix => prefix,
     };
     names::host_link(prefix, &add.pod, &add.attachment.ifname).map_err(|e| PodError::Field {
@@ -475,7 +472,8 @@ impl Pods {
             (Some(binding), _) => self.free(attachment, Some(binding)).await,
             // Not ours any more, or never: what is left in the kernel under the pod's name goes if the alias agrees.
             (None, Some(pod)) => {
-                let Ok(host_link) = names::host_link(DEFAULT_VETH_PREFIX, pod, &attachment.ifname)
+                let Ok(host_link) =
+                    names::host_link(names::DEFAULT_VETH_PREFIX, pod, &attachment.ifname)
                 else {
                     return Ok(());
                 };

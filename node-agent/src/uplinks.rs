@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datapath::desired::{DEFAULT_MTU, EniDesired, EniState, HostDesired};
 use datapath::error::DatapathError;
 use datapath::kernel::Datapath;
+use datapath::names::DEFAULT_VETH_PREFIX;
 use mesh::causes;
 use tracing::Instrument as _;
 use types::cloud::EniId;
 
 use crate::ledger::{EniView, Ledger, LedgerError};
-use crate::pods::DEFAULT_VETH_PREFIX;
 use crate::pool::EniRecord;
 
 /// The node's own addresses: put on every ENI, so that ARP and ICMP have a source.
