@@ -206,9 +206,10 @@ impl Undertaker {
             }
             match self.gone_everywhere(&id, &replicas).await {
                 Ok(()) => {
-                    tracing::info!(instance = id, "ipam holds nothing of it any more");
-                    self.metrics.gone_done.inc();
-                    register.done(&id);
+                    if register.done(&id, Instant::now()) {
+                        tracing::info!(instance = id, "ipam holds nothing of it any more");
+                        self.metrics.gone_done.inc();
+                    }
                 }
                 Err(why) => {
                     tracing::info!(instance = id, why, "ipam holds something of it still");

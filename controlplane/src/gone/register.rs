@@ -22,6 +22,8 @@ struct Entry {
     due: Instant,
     backoff: Backoff,
     waits_for: String,
+    /// All replicas said once that they hold nothing of it.
+    confirmed: bool,
 }
 
 impl Entry {
@@ -31,6 +33,7 @@ impl Entry {
             due: now,
             backoff: Backoff::try_new(PAUSES).unwrap_or_default(),
             waits_for: String::new(),
+            confirmed: false,
         }
     }
 }
@@ -86,23 +89,30 @@ impl Register {
         due.map(|(id, _)| id.clone()).collect()
     }
 
-    /// ipam holds nothing of it any more.
-    pub fn done(&mut self, id: &str) {
+    /// All replicas of ipam say that they hold nothing of it. A shard that just then had no owner was nobody's, so they
+    /// are asked once more; true when that was the second time, and the instance is forgotten.
+    pub fn done(&mut self, id: &str, now: Instant) -> bool {
         // One that came back meanwhile stays.
-        if self
-            .known
-            .get(id)
-            .is_some_and(|entry| entry.missing.is_some())
-        {
-            self.known.remove(id);
-            self.changed = true;
+        let entry = self.known.get_mut(id);
+        let Some(entry) = entry.filter(|entry| entry.missing.is_some()) else {
+            return false;
+        };
+        if !entry.confirmed {
+            entry.confirmed = true;
+            entry.due = now + self.after;
+            "asked once more".clone_into(&mut entry.waits_for);
+            return false;
         }
+        self.known.remove(id);
+        self.changed = true;
+        true
     }
 
     /// It is to be declared again.
     pub fn not_yet(&mut self, id: &str, waits_for: String, now: Instant) {
         if let Some(entry) = self.known.get_mut(id) {
             entry.due = now + entry.backoff.next_wait();
+            entry.confirmed = false;
             entry.waits_for = waits_for;
         }
     }
@@ -162,7 +172,7 @@ mod tests {
         register.look(["i-1"].into_iter(), at(start, 60));
 
         assert!(register.due(at(start, 1_000)).is_empty());
-        register.done("i-1");
+        assert!(!register.done("i-1", at(start, 1_000)));
         // It was declared while it came back.
         register.look([].into_iter(), at(start, 1_000));
         assert_eq!(register.due(at(start, 1_060)), ["i-1"]);
@@ -194,7 +204,10 @@ mod tests {
             register.gone().next(),
             Some(("i-1", "the instance still exists"))
         );
-        register.done("i-1");
+        // A shard may have had no owner when they were asked.
+        assert!(!register.done("i-1", start));
+        assert_eq!(register.due(start), ["i-1"]);
+        assert!(register.done("i-1", start));
         assert_eq!(register.gone().next(), None);
         assert_eq!(register.to_remember().as_deref(), Some(""));
         register.remembered();

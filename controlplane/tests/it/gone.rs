@@ -89,8 +89,8 @@ pub(crate) async fn instance_of_a_vanished_node_is_declared_until_it_is_done(
         .await;
     assert_eq!(
         ipam.asked.load(Ordering::SeqCst),
-        3,
-        "only who leads asks, until it is done"
+        4,
+        "only who leads asks, until it is done, and once more"
     );
     assert_eq!(
         ipam.of_others.load(Ordering::SeqCst),
