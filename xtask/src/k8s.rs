@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
+use crate::image::Binaries;
 use crate::step::{root, run as run_step, say};
 use crate::{machine, up};
 
@@ -23,13 +24,22 @@ pub(crate) struct Args {
 enum K8sCommand {
     /// Build what is needed, start the cluster, install the chart, print `export KUBECONFIG=…`. With --check: verify
     /// everything, print, tear down.
-    Up(Rest),
+    Up(Up),
     /// Stop it and remove all that it made.
     Down(Rest),
     /// Say whether it runs, and how its nodes and pods are.
     Status(Rest),
     /// Only provide the programs of Kubernetes and the images.
     Prepare,
+}
+
+#[derive(Debug, clap::Args)]
+struct Up {
+    /// Install the product built with optimisation, as it is released: for figures.
+    #[arg(long)]
+    release: bool,
+    #[command(flatten)]
+    rest: Rest,
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,18 +52,19 @@ struct Rest {
 /// Does what the command line says; the sandbox's exit code is ours.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let (word, rest) = match &args.command {
-        K8sCommand::Up(rest) => ("up", rest),
+        K8sCommand::Up(up) => ("up", &up.rest),
         K8sCommand::Down(rest) => ("down", rest),
         K8sCommand::Status(rest) => ("status", rest),
         K8sCommand::Prepare => {
-            prepare()?;
+            prepare(false)?;
             return Ok(ExitCode::SUCCESS);
         }
     };
     let mut sandbox = Command::new(root()?.join("target/debug/sandbox"));
     sandbox.args(["k8s", word]);
     if word == "up" {
-        let prepared = prepare()?;
+        let release = matches!(&args.command, K8sCommand::Up(up) if up.release);
+        let prepared = prepare(release)?;
         sandbox
             .arg("--kubernetes")
             .arg(prepared.programs)
@@ -81,12 +92,12 @@ pub(crate) struct Prepared {
 }
 
 /// Installs, builds and makes all of it.
-fn prepare() -> Result<Prepared> {
+fn prepare(release: bool) -> Result<Prepared> {
     machine::prepare()?;
     machine::prepare_kubernetes()?;
     let programs = binaries::provide()?;
     up::build(false)?;
-    let images = images::make(&programs)?;
+    let images = images::make(&programs, binaries_of(release))?;
     Ok(Prepared { programs, images })
 }
 
@@ -97,13 +108,23 @@ fn prepare() -> Result<Prepared> {
 pub(crate) fn prepare_for_tests() -> Result<Option<Prepared>> {
     if let Some(why) = binaries::out_of_reach()? {
         anyhow::ensure!(std::env::var_os("CI").is_none(), "{why}");
-        say(&format!("SKIPPED, and nothing is proved: tests with a real Kubernetes. {why}"));
+        say(&format!(
+            "SKIPPED, and nothing is proved: tests with a real Kubernetes. {why}"
+        ));
         return Ok(None);
     }
     machine::prepare_kubernetes()?;
     let programs = binaries::provide()?;
-    let images = images::make(&programs)?;
+    let images = images::make(&programs, binaries_of(false))?;
     Ok(Some(Prepared { programs, images }))
+}
+
+const fn binaries_of(release: bool) -> Binaries {
+    if release {
+        Binaries::Static
+    } else {
+        Binaries::Debug
+    }
 }
 
 /// Runs a tool and says what it is about.

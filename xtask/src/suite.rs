@@ -51,7 +51,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     up::build(false)?;
     // Tests of other programs need nothing of it.
     if args.filter.is_none() {
-        say(&format!("a real Kubernetes ({} s)", start.elapsed().as_secs()));
+        say(&format!(
+            "a real Kubernetes ({} s)",
+            start.elapsed().as_secs()
+        ));
         k8s::prepare_for_tests()?;
     }
     say(&format!("tests ({} s)", start.elapsed().as_secs()));

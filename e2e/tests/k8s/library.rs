@@ -14,7 +14,7 @@ use crate::say;
 /// Namespace of what everybody has.
 pub(crate) const HOME: &str = "bed";
 /// How long pods may take to run.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(130);
 
 /// What a pod was at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use sandbox::k8s::bed::{Bed, text};
 use sandbox::k8s::node::NodePart;
+use serde_json::Value;
 
 use crate::Story;
 use crate::library::{HOME, LIMIT, all_reach, consistent, new_pod_works};
@@ -23,6 +24,11 @@ pub(crate) fn stories() -> Vec<Story> {
             |bed| forgotten(bed).boxed_local(),
         ),
     ]
+}
+
+fn restarts(pod: &Value) -> u64 {
+    let count = pod.pointer("/status/containerStatuses/0/restartCount");
+    count.and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// All workloads run as they should.
@@ -47,8 +53,31 @@ async fn settled(bed: &Bed) -> Result<()> {
 
 async fn reboot(bed: &mut Bed) -> Result<()> {
     let name = "node-2";
+    let field = format!("spec.nodeName={name}");
+    let words = [
+        "pods",
+        "-n",
+        HOME,
+        "-l",
+        "app=each",
+        "--field-selector",
+        &field,
+    ];
+    let before = bed.kube().list(&words).await?.iter().map(restarts).max();
     let node = bed.nodes.iter_mut().find(|node| node.plan().name == name);
-    node.context("no such node")?.reboot().await?;
+    let node = node.context("no such node")?;
+    node.reboot().await?;
+    // Node and pods look well for a while after they went: that they were started again is seen by their counts.
+    bed.kube()
+        .until(SEEN, async |kube| {
+            let restarts = kube.list(&words).await?.iter().map(restarts).max();
+            ensure!(
+                restarts > before,
+                "no container of {name} was started again"
+            );
+            Ok(())
+        })
+        .await?;
     bed.nodes_ready().await?;
     settled(bed).await?;
     new_pod_works(bed, name, "after-reboot").await?;

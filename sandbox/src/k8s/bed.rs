@@ -159,7 +159,7 @@ impl Bed {
         };
         report.step("nodes: containerd, images, kubelet, kube-proxy");
         bed.start_nodes(api).await?;
-        bed.kube.apply(&dns::objects()).await?;
+        bed.kube.apply(&dns::objects(bed.nodes.len())).await?;
         report.step("the cluster is up; nodes wait for a network plug-in");
         Ok(bed)
     }

@@ -66,19 +66,16 @@ impl Groups {
     /// # Errors
     /// When one is still busy after a while.
     pub async fn remove(&self) -> anyhow::Result<()> {
-        let end = Instant::now() + LIMIT;
-        for top in self.left()? {
-            loop {
-                match remove_below(&top) {
-                    Ok(()) => break,
-                    Err(error) if Instant::now() >= end => {
-                        return Err(error).with_context(|| format!("remove {}", top.display()));
-                    }
-                    Err(_) => tokio::time::sleep(LOOK).await,
-                }
-            }
-        }
-        Ok(())
+        remove_all(self.left()?).await
+    }
+
+    /// Removes those of a node, which must be switched off.
+    ///
+    /// # Errors
+    /// As for [`Groups::remove`].
+    pub async fn remove_node(&self, node: &str) -> anyhow::Result<()> {
+        let tops = self.left()?.into_iter().map(|top| top.join(node));
+        remove_all(tops.collect()).await
     }
 
     /// What there is of them, one folder per hierarchy.
@@ -89,6 +86,22 @@ impl Groups {
         let tops = hierarchies()?.into_iter().map(|h| h.path.join(&self.name));
         Ok(tops.filter(|top| top.exists()).collect())
     }
+}
+
+async fn remove_all(groups: Vec<PathBuf>) -> anyhow::Result<()> {
+    let end = Instant::now() + LIMIT;
+    for group in groups {
+        loop {
+            match remove_below(&group) {
+                Ok(()) => break,
+                Err(error) if Instant::now() >= end => {
+                    return Err(error).with_context(|| format!("remove {}", group.display()));
+                }
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+    Ok(())
 }
 
 struct Hierarchy {

@@ -6,8 +6,8 @@ use crate::k8s::node_config::{DNS, DOMAIN};
 
 /// Its image.
 pub const IMAGE: &str = "terway-mesh/test-coredns:1";
-/// Replicas.
-const REPLICAS: u32 = 2;
+/// Replicas, each on a node of its own.
+const REPLICAS: usize = 2;
 
 fn corefile() -> String {
     format!(
@@ -24,8 +24,8 @@ fn corefile() -> String {
     )
 }
 
-/// Everything it is made of.
-pub fn objects() -> Vec<Value> {
+/// Everything it is made of, for a cluster of so many nodes.
+pub fn objects(nodes: usize) -> Vec<Value> {
     let meta = json!({"name": "coredns", "namespace": "kube-system"});
     let labels = json!({"k8s-app": "kube-dns"});
     vec![
@@ -55,7 +55,7 @@ pub fn objects() -> Vec<Value> {
             "metadata": meta,
             "data": {"Corefile": corefile()},
         }),
-        deployment(&meta, &labels),
+        deployment(&meta, &labels, REPLICAS.min(nodes)),
         json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -72,13 +72,13 @@ pub fn objects() -> Vec<Value> {
     ]
 }
 
-fn deployment(meta: &Value, labels: &Value) -> Value {
+fn deployment(meta: &Value, labels: &Value, replicas: usize) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": meta,
         "spec": {
-            "replicas": REPLICAS,
+            "replicas": replicas,
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
@@ -86,6 +86,13 @@ fn deployment(meta: &Value, labels: &Value) -> Value {
                     "serviceAccountName": "coredns",
                     "terminationGracePeriodSeconds": 1,
                     "dnsPolicy": "Default",
+                    // One node's end is not the end of names.
+                    "affinity": {"podAntiAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": [{
+                            "topologyKey": "kubernetes.io/hostname",
+                            "labelSelector": {"matchLabels": labels},
+                        }],
+                    }},
                     "containers": [{
                         "name": "coredns",
                         "image": IMAGE,

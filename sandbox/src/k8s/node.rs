@@ -132,7 +132,6 @@ impl BedNode {
             processes: BTreeMap::new(),
         };
         node.write_files(pki)?;
-        node.around.groups.create(&node.plan.name)?;
         node.switch_on().await?;
         node.start_part(NodePart::Containerd).await?;
         node.import().await?;
@@ -244,6 +243,7 @@ impl BedNode {
 
     /// Boots the machine; what runs on it is started one by one.
     async fn switch_on(&mut self) -> anyhow::Result<()> {
+        self.around.groups.create(&self.plan.name)?;
         let machine = Machine::boot(
             self.boot_plan()?,
             self.plan.network.clone(),
@@ -404,6 +404,7 @@ impl BedNode {
         for process in std::mem::take(&mut self.processes).into_values() {
             process.kill().await?;
         }
+        self.around.groups.remove_node(&self.plan.name).await?;
         forget_network(&self.plan.network).await
     }
 }

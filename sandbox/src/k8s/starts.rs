@@ -236,9 +236,10 @@ impl Bed {
 
 /// Sum of a containerd histogram's lines for setting up pods.
 fn metric(text: &str, what: &str) -> f64 {
-    let name = format!("containerd_cri_network_plugin_operations_duration_seconds_{what}");
+    // As containerd 1.6 and 1.7 spell it.
+    let name = format!("containerd_cri_network_plugin_operations_duration_seconds_seconds_{what}");
     text.lines()
-        .filter(|line| line.starts_with(&name) && line.contains("SetUpPod"))
+        .filter(|line| line.starts_with(&name) && line.contains("set_up_pod"))
         .filter_map(|line| line.split_whitespace().last()?.parse::<f64>().ok())
         .sum()
 }

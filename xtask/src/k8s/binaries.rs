@@ -111,7 +111,12 @@ pub(crate) fn provide() -> Result<PathBuf> {
     let cache = cache()?;
     let _lock = lock(&cache)?;
     let missing = |program: &&str| find(program, &cache).is_none();
-    let own: Vec<&str> = OWN.iter().copied().chain([KUBECTL]).filter(missing).collect();
+    let own: Vec<&str> = OWN
+        .iter()
+        .copied()
+        .chain([KUBECTL])
+        .filter(missing)
+        .collect();
     if !own.is_empty() {
         build_kubernetes(&own, &cache)?;
     }
@@ -222,7 +227,10 @@ fn build_kubernetes(programs: &[&str], cache: &Path) -> Result<()> {
         .iter()
         .map(|program| format!("\t_ \"k8s.io/kubernetes/cmd/{program}\"\n"))
         .collect();
-    let tools = format!("//go:build tools\n\npackage tools\n\nimport (\n{})\n", imports.concat());
+    let tools = format!(
+        "//go:build tools\n\npackage tools\n\nimport (\n{})\n",
+        imports.concat()
+    );
     fs::write(dir.join("tools.go"), tools)?;
     loud("go mod tidy", go(dir)?.args(["mod", "tidy"]))?;
     let (major, minor) = ("1", MINOR.trim_start_matches("v1.").trim_end_matches('.'));

@@ -14,15 +14,19 @@ const PROBE: &str = "terway-probe";
 /// Images of it: what runs in pods, and what holds a pod's namespaces, which is the same without arguments.
 const OF_PROBE: &[&str] = &["test-probe", "test-pause"];
 
-/// Writes all of them from `target/debug`, which must be built; gives their folder.
+/// Writes all of them; gives their folder. `target/debug` must be built, from which at least those of the tests come.
 ///
 /// # Errors
 /// When a binary is missing or a file can not be written.
-pub(crate) fn make(programs: &Path) -> Result<PathBuf> {
-    let out = root()?.join("target/k8s/images");
+pub(crate) fn make(programs: &Path, binaries: Binaries) -> Result<PathBuf> {
+    let folder = match binaries {
+        Binaries::Static => "target/k8s/images-release",
+        Binaries::Debug => "target/k8s/images",
+    };
+    let out = root()?.join(folder);
     say("images of the product and of the test bed");
     build(&Wanted {
-        binaries: Binaries::Debug,
+        binaries,
         only: Vec::new(),
         tag: None,
         registry: String::new(),
