@@ -32,7 +32,7 @@ use crate::target::Targets;
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between looks at what costs a call or a file.
 const LOOK_FAR: Duration = Duration::from_secs(3);
-/// A fault that is younger is not worth an event: it is a restart.
+/// A fault that is younger is not worth an event, nor is a start that is shorter worth a report: it is a restart.
 const SETTLED: Duration = Duration::from_secs(5);
 /// A fault that lasts is told again, and counted up; Terway's time for exhausted vSwitches.
 const TELL_AGAIN: Duration = Duration::from_mins(10);
@@ -87,6 +87,7 @@ struct Memory {
     configuration: Option<String>,
     looked_far: Option<Instant>,
     faults: BTreeMap<String, Lasting>,
+    begun: Option<Instant>,
     said: Option<(ReportNodeRequest, Instant)>,
     served: bool,
     left: bool,
@@ -328,8 +329,10 @@ impl Overseer {
             waits_for,
             component: String::new(),
         };
+        let begun = *memory.begun.get_or_insert_with(Instant::now);
         let news = match &memory.said {
-            None => true,
+            // A restart is no news: what was said before holds for the moment that it takes.
+            None => report.serving || situation.leaving || begun.elapsed() >= SETTLED,
             Some((said, at)) => {
                 *said != report && (bare(said) != bare(&report) || at.elapsed() >= TEXTS)
             }
