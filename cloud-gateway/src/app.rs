@@ -21,13 +21,14 @@ use crate::credentials::files::KeyFiles;
 use crate::credentials::oidc::Oidc;
 use crate::credentials::ram_role::RamRole;
 use crate::credentials::token_config::TokenFile;
-use crate::credentials::{Keeper, Place, Rhythm, Source};
+use crate::credentials::{Keeper, Rhythm, Source};
 use crate::describe::Reader;
 use crate::eni::{Outcome, Verbs};
 use crate::facts::Facts;
 use crate::limits::Budgets;
 use crate::metrics::Metrics;
 use crate::op::Registry;
+use crate::place::Place;
 use crate::transport::{HttpTransport, Transport};
 
 /// How often certificates are looked at.

@@ -20,7 +20,7 @@ use types::time::Tick;
 
 use crate::transport::TransportError;
 pub use files::{FILE_ID, FILE_SECRET, FILE_TOKEN};
-pub use keeper::{Keeper, NoCredentials, Place, Rhythm};
+pub use keeper::{Keeper, NoCredentials, Rhythm};
 
 /// Credentials as a source gave them.
 #[derive(Debug)]

@@ -16,4 +16,5 @@ pub mod fence;
 pub mod limits;
 pub mod metrics;
 pub mod op;
+pub mod place;
 pub mod transport;

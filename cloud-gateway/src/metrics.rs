@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use proto::types::v1::Reason;
 
-use crate::credentials::Place;
+use crate::place::Place;
 
 /// Which call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

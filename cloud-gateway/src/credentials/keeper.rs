@@ -1,6 +1,5 @@
 //! Keeps credentials fresh: looks ahead of their end, and holds the old ones for as long as they are good.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CredentialError, Issued, Source};
 use crate::metrics::Metrics;
+use crate::place::Place;
 
 /// Longest look at a source.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
@@ -27,27 +27,6 @@ const AGAIN: BackoffParams = BackoffParams {
 };
 /// Looks are early by up to this part of their wait, so that replicas do not come together.
 const EARLY_PART: u128 = 10;
-
-/// Where an operator finds the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Key of the configuration, such as `credentials.dir`.
-    pub key: &'static str,
-    /// File, folder or address.
-    pub at: String,
-    /// The Secret behind it, if the configuration says so.
-    pub secret: Option<String>,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {:?}", self.key, self.at)?;
-        match &self.secret {
-            Some(secret) => write!(f, ", from Secret {secret:?}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// How often a source is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

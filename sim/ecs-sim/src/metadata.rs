@@ -11,13 +11,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use http::{HeaderMap, Method, StatusCode};
-use types::time::Tick;
 
-use crate::account::Account;
-use crate::passes::Passes;
-use crate::roles::{ITEMS, Roles};
-use crate::signature::Keys;
-use crate::sim::Sim;
+use crate::roles::ITEMS;
+use crate::sim::{Seen, Sim};
 
 /// Where tokens are asked for.
 const TOKEN_PATH: &str = "/latest/api/token";
@@ -27,23 +23,6 @@ const TTL_HEADER: &str = "x-aliyun-ecs-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aliyun-ecs-metadata-token";
 /// Longest lifetime of a token, in seconds.
 const MAX_TTL: u64 = 21_600;
-
-/// What the service sees of the cloud.
-#[derive(Debug)]
-pub(crate) struct Seen<'a> {
-    /// Its tokens.
-    pub(crate) passes: &'a mut Passes,
-    /// Instances and ENIs.
-    pub(crate) account: &'a Account,
-    /// Roles of instances.
-    pub(crate) roles: &'a mut Roles,
-    /// Where the keys of roles become known.
-    pub(crate) keys: &'a mut Keys,
-    /// The time.
-    pub(crate) now: Tick,
-    /// How far it is behind.
-    pub(crate) lag: Duration,
-}
 
 impl Sim {
     /// The metadata service. Serve it with connect info of [`SocketAddr`]: callers are told apart by their source

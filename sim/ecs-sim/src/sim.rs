@@ -14,15 +14,17 @@ use tokio_util::task::TaskTracker;
 use types::cloud::{EniId, InstanceId, RegionId, VSwitchId, ZoneId};
 use types::time::Tick;
 
+use crate::account::Account;
 use crate::account::instance::InstanceStatus;
 use crate::clock::Clock;
 use crate::config::{Latency, SimConfig};
 use crate::dump::{Call, SimDump};
 use crate::faults::{Fault, FaultId};
-use crate::metadata::Seen;
+use crate::passes::Passes;
 use crate::plane::{DataPlane, PlaneError};
 use crate::refusal::Refusal;
-use crate::roles::RoleSpec;
+use crate::roles::{RoleSpec, Roles};
+use crate::signature::Keys;
 use crate::sim::state::State;
 use crate::spec::{
     InstanceSpec, InstanceTypeSpec, InstanceView, SecurityGroupSpec, VSwitchSpec, VpcSpec,
@@ -43,6 +45,23 @@ struct Inner {
     state: Mutex<State>,
     /// What runs: calls, and the changes they start.
     running: TaskTracker,
+}
+
+/// What the metadata service sees of the cloud.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    /// Its tokens.
+    pub(crate) passes: &'a mut Passes,
+    /// Instances and ENIs.
+    pub(crate) account: &'a Account,
+    /// Roles of instances.
+    pub(crate) roles: &'a mut Roles,
+    /// Where the keys of roles become known.
+    pub(crate) keys: &'a mut Keys,
+    /// The time.
+    pub(crate) now: Tick,
+    /// How far it is behind.
+    pub(crate) lag: Duration,
 }
 
 impl Sim {

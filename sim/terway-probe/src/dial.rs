@@ -9,7 +9,7 @@ use crate::{resolve, sctp};
 /// How long one try may take; a lost SYN is sent again within.
 const LIMIT: Duration = Duration::from_secs(4);
 /// How long an answer to a datagram may take, and how often it is asked for.
-const DATAGRAM: (Duration, u32) = (Duration::from_millis(1000), 4);
+const DATAGRAM: (Duration, u32) = (Duration::from_secs(1), 4);
 /// Longest answer, bytes.
 const ANSWER: usize = 512;
 

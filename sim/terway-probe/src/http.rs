@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::{dial, serve};
+use crate::{dial, name};
 
 /// How long a client may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub(crate) fn answer(stream: &mut TcpStream) -> io::Result<()> {
     let text = if first.starts_with("POST /dial ") {
         dial_all(&body)
     } else {
-        serve::name()
+        name::ours()
     };
     write!(
         stream,

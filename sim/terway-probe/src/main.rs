@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 mod dial;
 mod http;
+mod name;
 mod resolve;
 mod sctp;
 mod serve;

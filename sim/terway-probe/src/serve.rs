@@ -4,32 +4,23 @@ use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 
-use crate::{http, sctp};
+use crate::{http, name, sctp};
 
 /// Connections of one server that are open at a time; more wait in the kernel.
 const THREADS: usize = 8;
 /// Longest question over UDP, bytes.
 const QUESTION: usize = 512;
 
-/// Who we are: `POD_NAME`, or the machine's name.
-pub(crate) fn name() -> String {
-    std::env::var("POD_NAME")
-        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"))
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
-}
-
 /// Starts all servers; they live as long as the process.
 ///
 /// # Errors
 /// When a port is taken.
 pub(crate) fn start(port: u16) -> io::Result<()> {
-    let tcp = any(port, |at| TcpListener::bind(at))?;
+    let tcp = any(port, TcpListener::bind)?;
     workers("tcp", tcp, |stream: &mut std::net::TcpStream| {
-        stream.write_all(name().as_bytes())
+        stream.write_all(name::ours().as_bytes())
     })?;
-    let udp = any(port, |at| UdpSocket::bind(at))?;
+    let udp = any(port, UdpSocket::bind)?;
     thread::Builder::new()
         .name("udp".to_owned())
         .spawn(move || {
@@ -37,17 +28,17 @@ pub(crate) fn start(port: u16) -> io::Result<()> {
             loop {
                 if let Ok((_, from)) = udp.recv_from(&mut question) {
                     // Who asks by datagrams asks again.
-                    drop(udp.send_to(name().as_bytes(), from));
+                    drop(udp.send_to(name::ours().as_bytes(), from));
                 }
             }
         })?;
     // Not every kernel has it; who dials finds out.
     if let Ok(sctp) = sctp::listen(port) {
         workers("sctp", sctp, |stream: &mut std::net::TcpStream| {
-            stream.write_all(name().as_bytes())
+            stream.write_all(name::ours().as_bytes())
         })?;
     }
-    let http = any(port.saturating_add(1), |at| TcpListener::bind(at))?;
+    let http = any(port.saturating_add(1), TcpListener::bind)?;
     workers("http", http, http::answer)
 }
 
