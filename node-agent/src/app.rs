@@ -28,7 +28,7 @@ use crate::metadata::{self, Facts};
 use crate::metrics::Metrics;
 use crate::pods::{self, Pods};
 use crate::pool::Pool;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Retirement};
 use crate::routes::Routes;
 use crate::session::{Greeting, Sessions};
 use crate::store::Store;
@@ -80,10 +80,18 @@ pub async fn build(context: Context<Config>) -> anyhow::Result<App> {
     }
     let me = identify(&context).await?;
     let ledger = open_ledger(&context)?;
-    let node = start_node(&context, &me, &ledger, &metrics).await?;
+    let (node, retirement) = start_node(&context, &me, &ledger, &metrics).await?;
     let targets = start_ipam(&context, &me, &node, &ledger, sizes);
     watch_readiness(&context, &ledger, &targets, &metrics);
-    let control = control::start(&context, &me, &node, &ledger, &targets, &metrics).await?;
+    let control = control::start(
+        &context,
+        &me,
+        (&node, retirement),
+        &ledger,
+        &targets,
+        &metrics,
+    )
+    .await?;
     open_doors(context, me, node, ledger, targets, control)?;
     Ok(App::new())
 }
@@ -151,7 +159,7 @@ async fn start_node(
     me: &Me,
     ledger: &Ledger,
     metrics: &Arc<Metrics>,
-) -> anyhow::Result<Node> {
+) -> anyhow::Result<(Node, Retirement)> {
     let (config, tasks) = (&context.config, &context.tasks);
     let datapath = Arc::new(Datapath::open().context("kernel")?.with_steps(step));
     let addresses = NodeAddresses {
@@ -181,8 +189,10 @@ async fn start_node(
         through_node: through_node(config, &me.facts)?,
     });
     let (complain, complaint) = watch::channel(None);
+    let (retirement, retiring) = Retirement::pair();
     let reconciler = Reconciler {
         complaint: complain,
+        retiring,
         ledger: ledger.clone(),
         uplinks: uplinks.clone(),
         pods: pods.clone(),
@@ -205,14 +215,15 @@ async fn start_node(
         "journal",
         journal::run(folder, pods.clone(), tasks.stopping()),
     );
-    Ok(Node {
+    let node = Node {
         uplinks,
         pods,
         feed,
         gate,
         source: health,
         complaint,
-    })
+    };
+    Ok((node, retirement))
 }
 
 /// Shows how the API server serves us, and is not ready before it has told all pods of this node once.

@@ -25,6 +25,7 @@ use crate::gate::Gate;
 use crate::identity;
 use crate::ledger::{Ledger, View};
 use crate::metrics::Metrics;
+use crate::reconcile::Retirement;
 use crate::standing::{Fault, Feed, READY, Situation};
 use crate::target::Targets;
 
@@ -78,6 +79,8 @@ pub struct Overseer {
     pub ready: Condition,
     /// Gauges.
     pub metrics: Arc<Metrics>,
+    /// By which the node's own settings are taken back, last of all.
+    pub retirement: Retirement,
 }
 
 /// What is remembered from look to look.
@@ -144,6 +147,10 @@ impl Overseer {
         }
         let faults = situation.faults();
         self.show(&situation, &faults, memory);
+        let idle = leaving && self.holds(&view).is_empty();
+        self.retirement
+            .ask
+            .send_if_modified(|asked| std::mem::replace(asked, idle) != idle);
         let left = leaving && self.waits_for(&view).is_empty();
         if left && !memory.left {
             tracing::info!("the node has left: no pods, no addresses, no configuration");
@@ -271,6 +278,15 @@ impl Overseer {
 
     /// What keeps the node from having left.
     fn waits_for(&self, view: &View) -> Vec<String> {
+        let mut waits = self.holds(view);
+        if waits.is_empty() && !*self.retirement.done.borrow() {
+            waits.push("settings of the kernel".to_owned());
+        }
+        waits
+    }
+
+    /// What is there for pods.
+    fn holds(&self, view: &View) -> Vec<String> {
         let mut waits: Vec<String> = view
             .bindings
             .values()

@@ -12,6 +12,7 @@ use std::time::Duration;
 use datapath::kernel::Datapath;
 use datapath::plan::Orphans;
 use mesh::causes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::pod::AttachmentKey;
@@ -36,6 +37,30 @@ pub struct Pace {
     pub repair: bool,
 }
 
+/// Asks for the node's own settings to be taken back, and hears when they are.
+#[derive(Debug)]
+pub struct Retirement {
+    /// Whether nothing needs them any more.
+    pub ask: watch::Sender<bool>,
+    /// Whether they are gone.
+    pub done: watch::Receiver<bool>,
+}
+
+/// The other side of [`Retirement`].
+#[derive(Debug)]
+pub struct Retiring {
+    asked: watch::Receiver<bool>,
+    done: watch::Sender<bool>,
+}
+
+impl Retirement {
+    /// Both sides: who asks, and who does it.
+    pub fn pair() -> (Self, Retiring) {
+        let ((ask, asked), (done, heard)) = (watch::channel(false), watch::channel(false));
+        (Self { ask, done: heard }, Retiring { asked, done })
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -54,7 +79,9 @@ pub struct Reconciler {
     /// Paces.
     pub pace: Pace,
     /// Where it is said that the node's settings are not as pods need them.
-    pub complaint: tokio::sync::watch::Sender<Option<String>>,
+    pub complaint: watch::Sender<Option<String>>,
+    /// Whether the node's settings are to be taken back.
+    pub retiring: Retiring,
 }
 
 /// What looked wrong at the last look.
@@ -96,7 +123,9 @@ impl Reconciler {
         let mut suspicion = Suspicion::default();
         let mut view = self.ledger.watch();
         let mut known = Vec::new();
+        let mut asked = self.retiring.asked.clone();
         loop {
+            asked.borrow_and_update();
             view.borrow_and_update();
             self.look(&mut suspicion).await?;
             let mut watch = match self.datapath.watch().await {
@@ -120,6 +149,7 @@ impl Reconciler {
                     biased;
                     () = drain.cancelled() => return Ok(()),
                     () = tokio::time::sleep_until(full) => break,
+                    Ok(()) = asked.changed() => break,
                     changed = view.changed() => {
                         if changed.is_err() {
                             return Err(LedgerError::Stopped);
@@ -151,6 +181,22 @@ impl Reconciler {
         }
     }
 
+    /// Takes the node's settings back, unless that was done.
+    async fn retire(&self) {
+        if *self.retiring.done.borrow() {
+            return;
+        }
+        match self.datapath.leave_host().await {
+            Ok(done) => {
+                self.report(&done);
+                self.retiring.done.send_replace(true);
+            }
+            Err(error) => {
+                tracing::warn!(error = %causes::text(&error), "the node's settings are not taken back");
+            }
+        }
+    }
+
     fn stakes(&self) -> Stakes {
         let view = self.ledger.view();
         let settled = view
@@ -173,7 +219,11 @@ impl Reconciler {
 
     async fn look(&self, suspicion: &mut Suspicion) -> Result<(), LedgerError> {
         let host = self.uplinks.host(self.ledger.view().ipv6);
-        if self.pace.repair {
+        let retire = *self.retiring.asked.borrow();
+        if retire {
+            self.retire().await;
+        } else if self.pace.repair {
+            self.retiring.done.send_replace(false);
             match self.datapath.ensure_host(&host).await {
                 Ok(done) => {
                     self.report(&done);

@@ -18,6 +18,7 @@ use crate::device_plugin::{DevicePlugin, Offer};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::overseer::Overseer;
+use crate::reconcile::Retirement;
 use crate::target::Targets;
 
 /// What comes from the control plane, and goes there.
@@ -31,7 +32,7 @@ pub(super) struct Control {
 pub(super) async fn start(
     context: &Context<Config>,
     me: &Me,
-    node: &Node,
+    (node, retirement): (&Node, Retirement),
     ledger: &Ledger,
     targets: &Targets,
     metrics: &Arc<Metrics>,
@@ -79,6 +80,7 @@ pub(super) async fn start(
         reports: reports.clone(),
         ready: context.health.condition("node"),
         metrics: Arc::clone(metrics),
+        retirement,
     };
     tasks.spawn("overseer", overseer.run(tasks.stopping()));
     Ok(Control {

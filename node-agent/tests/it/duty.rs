@@ -18,6 +18,7 @@ use node_agent::ledger::{self, Ledger};
 use node_agent::metrics::Metrics;
 use node_agent::overseer::Overseer;
 use node_agent::pool::Pool;
+use node_agent::reconcile::Retirement;
 use node_agent::standing::Shortage;
 use node_agent::store::Store;
 use node_agent::target::{Capacity, Targets};
@@ -87,6 +88,8 @@ impl Duty {
         let (kernel, kernels) = watch::channel(None);
         let (offer, offered) = watch::channel(Offer::default());
         let targets = Targets::default();
+        let (ask, _asked) = watch::channel(false);
+        let (_kept, done) = watch::channel(true);
         let overseer = Overseer {
             node_name: "node-1".to_owned(),
             instance: "i-1".parse().unwrap(),
@@ -104,6 +107,7 @@ impl Duty {
             reports: Some(serving.reports(&registry)),
             ready: health.condition("node"),
             metrics: Arc::new(Metrics::register(&registry)),
+            retirement: Retirement { ask, done },
         };
         let stopping = serving.tasks.stopping();
         serving.tasks.spawn("overseer", overseer.run(stopping));

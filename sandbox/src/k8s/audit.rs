@@ -12,8 +12,8 @@ use crate::k8s::bed::Bed;
 use crate::k8s::cgroup::Groups;
 use crate::k8s::node::{BedNode, CNI_CONF};
 
-/// Tables of nf_tables that are others'.
-const FOREIGN_TABLES: &[&str] = &["kube-proxy"];
+/// Tables of nf_tables that are others': kube-proxy's, and what Debian's `portmap` leaves when a hostPort has gone.
+const FOREIGN_TABLES: &[&str] = &["kube-proxy", "nat"];
 
 impl Bed {
     /// What the release has left on nodes and in the cloud; one line each.
