@@ -10,61 +10,18 @@ use std::time::Duration;
 
 use ipam_core::eni::EniState;
 use ipam_core::record::Record;
-use ipam_core::shard::Shard;
 use proto::cloud::v1::Priority;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::cloud::{EniId, InstanceId};
 
 use crate::cloud::{Cloud, CloudError, EniFilter};
-use crate::facts::NodeFacts;
 use crate::metrics::Metrics;
 use crate::owned::Owned;
-use crate::plan::demand_of_the_gone;
-use crate::reconcile::Sightings;
 use crate::replica::Replica;
 use crate::session::registry::Registry;
-
-/// Takes back what a node had whose instance is proved to be gone. `facts` are what was known of it last.
-pub(crate) async fn take_back(owned: &Owned, instance: &InstanceId, facts: Option<Arc<NodeFacts>>) {
-    let of = instance.clone();
-    let proposed = owned.handle.propose(Box::new(move |shard, _| {
-        if shard.grants_of(&of).is_empty() {
-            Vec::new()
-        } else {
-            vec![Record::NodeGone { instance: of }]
-        }
-    }));
-    if let Err(error) = proposed.await {
-        warn!(shard = %owned.id(), %instance, %error, "the end of a node was not written down");
-        return;
-    }
-    let shard = owned.handle.view().shard;
-    let facts = facts.unwrap_or_else(|| Arc::new(facts_of_the_gone(instance, &shard)));
-    owned.demand.send_modify(|demand| {
-        demand.insert(instance.clone(), demand_of_the_gone(facts));
-    });
-}
-
-/// Enough to plan the end of an instance's ENIs when the cloud can not say more.
-fn facts_of_the_gone(instance: &InstanceId, shard: &Shard) -> NodeFacts {
-    NodeFacts {
-        instance: instance.clone(),
-        instance_type: String::new(),
-        zone: shard.spec().vswitch().zone.clone(),
-        vpc: String::new(),
-        vswitch: None,
-        quota: types::quota::EniQuota {
-            enis: 0,
-            enis_total: 0,
-            ipv4_per_eni: 0,
-            ipv6_per_eni: 0,
-            trunk: false,
-        },
-        stack: types::address::Stack::Ipv4,
-        security_groups: Vec::new(),
-    }
-}
+use crate::sighting::Sightings;
+use crate::vacated::take_back;
 
 /// What stands in a replica's books of a node whose object is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,5 +29,7 @@ pub mod reconcile;
 pub mod replica;
 pub mod routing;
 pub mod session;
+mod sighting;
 pub mod space;
 pub mod traces;
+pub mod vacated;

@@ -4,7 +4,6 @@
 //! an operation may be under way. What is ours is told by its tags alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +24,10 @@ use crate::cloud::{
     CREATOR, CallKey, Cloud, CloudEni, CloudError, EniFilter, TAG_AUTHORITY, TAG_CREATOR, TAG_OP,
 };
 use crate::facts::{Facts, FactsError, NodeFacts};
-use crate::gone;
 use crate::metrics::Metrics;
 use crate::owned::Owned;
+use crate::sighting::Sightings;
+use crate::vacated;
 
 /// What all reconcilers of a replica have in common.
 #[derive(Debug, Clone)]
@@ -42,35 +42,6 @@ pub struct Reconciler {
     pub age: Duration,
     /// Counters.
     pub metrics: Metrics,
-}
-
-/// What was seen once, and when.
-#[derive(Debug)]
-pub(crate) struct Sightings<K>(BTreeMap<K, Instant>);
-
-impl<K: Ord + Clone + Hash> Sightings<K> {
-    /// Nothing was seen yet.
-    pub(crate) fn new() -> Self {
-        Self(BTreeMap::new())
-    }
-
-    /// Those seen now that were first seen at least `age` ago. What is not seen now is forgotten.
-    pub(crate) fn again(&mut self, now: Instant, age: Duration, seen: &BTreeSet<K>) -> BTreeSet<K> {
-        self.0.retain(|key, _| seen.contains(key));
-        let mut due = BTreeSet::new();
-        for key in seen {
-            match self.0.get(key) {
-                Some(first) if now.saturating_duration_since(*first) >= age => {
-                    due.insert(key.clone());
-                }
-                Some(_) => {}
-                None => {
-                    self.0.insert(key.clone(), now);
-                }
-            }
-        }
-        due
-    }
 }
 
 #[derive(Debug)]
@@ -144,11 +115,11 @@ impl Reconciler {
         self.lost(owned, &picture, memory, now).await;
         self.absent(owned, &picture, memory, now).await;
         self.gone(owned, &after, memory, now).await?;
-        Ok(!(memory.orphans.0.is_empty()
-            && memory.strays.0.is_empty()
-            && memory.lost.0.is_empty()
-            && memory.absent.0.is_empty()
-            && memory.gone.0.is_empty()))
+        Ok(!(memory.orphans.is_empty()
+            && memory.strays.is_empty()
+            && memory.lost.is_empty()
+            && memory.absent.is_empty()
+            && memory.gone.is_empty()))
     }
 
     fn is_ours(&self, eni: &CloudEni) -> bool {
@@ -418,7 +389,7 @@ impl Reconciler {
         for instance in memory.gone.again(now, self.age, &missing) {
             self.metrics.drift("gone_instance");
             info!(shard = %owned.id(), %instance, "the instance is gone: its addresses come back");
-            gone::take_back(owned, &instance, memory.facts.get(&instance).cloned()).await;
+            vacated::take_back(owned, &instance, memory.facts.get(&instance).cloned()).await;
         }
         Ok(())
     }
@@ -485,37 +456,4 @@ fn foreign_record(shard: &Shard, addresses: &[IpAddr], now: Tick) -> Vec<Record>
         at: now,
         ttl_ms,
     }]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // I7: nothing is freed at its first sighting, nor before its age.
-    #[test]
-    fn sighting_is_due_at_the_second_look_after_the_age() {
-        let mut sightings = Sightings::new();
-        let (start, age) = (Instant::now(), Duration::from_secs(10));
-        let seen = BTreeSet::from(["a"]);
-
-        assert!(sightings.again(start, age, &seen).is_empty());
-        assert!(
-            sightings
-                .again(start + Duration::from_secs(9), age, &seen)
-                .is_empty()
-        );
-        assert_eq!(sightings.again(start + age, age, &seen), seen);
-    }
-
-    #[test]
-    fn sighting_that_was_interrupted_starts_again() {
-        let mut sightings = Sightings::new();
-        let (start, age) = (Instant::now(), Duration::from_secs(10));
-        let seen = BTreeSet::from(["a"]);
-
-        sightings.again(start, age, &seen);
-        sightings.again(start + Duration::from_secs(5), age, &BTreeSet::new());
-
-        assert!(sightings.again(start + age, age, &seen).is_empty());
-    }
 }

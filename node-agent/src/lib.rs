@@ -6,6 +6,7 @@
 pub mod announcer;
 pub mod api;
 pub mod app;
+pub mod capacity;
 pub mod config;
 pub mod conflist;
 pub mod demand;

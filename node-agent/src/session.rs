@@ -26,9 +26,10 @@ use tracing::Instrument as _;
 use types::cloud::{ClusterId, EniId, InstanceId};
 use types::op::ShardId;
 
+use crate::capacity::Capacity;
 use crate::dial::{Dial, pauses};
 use crate::ledger::{Ledger, LedgerError, View};
-use crate::target::{Capacity, Route, Targets, Want};
+use crate::target::{Route, Targets, Want};
 use crate::uplinks::{Uplinks, texts};
 use decode::BadMessage;
 

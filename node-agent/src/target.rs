@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::op::ShardId;
 
+use crate::capacity::Capacity;
 use crate::demand::{self, PoolSize};
 use crate::ledger::Ledger;
 use crate::pods::Waiting;
@@ -44,22 +45,6 @@ pub struct Want {
 struct Exhausted {
     why: String,
     until: Instant,
-}
-
-/// Facts about the node that ipam told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// Pods that the instance type allows.
-    pub max_pods: u32,
-    /// Addresses that a further ENI brings.
-    pub per_eni: u32,
-}
-
-impl Capacity {
-    /// ENIs that the type allows beside the primary one.
-    pub fn secondary_enis(&self) -> u32 {
-        self.max_pods.checked_div(self.per_eni).unwrap_or_default()
-    }
 }
 
 /// Sizes from the configuration.

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::op::ShardId;
 use types::quota::{shared_pod_capacity, whole_eni_capacity};
 
+use crate::capacity::Capacity;
 use crate::demand;
 use crate::ledger::View;
 use crate::pool::Holding;
-use crate::target::Capacity;
 
 /// Pods that want an ENI for themselves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,10 +58,7 @@ pub fn compute(
     let (wanted, shared_pods) = match capacity {
         None => (asked, None),
         Some(capacity) => {
-            let secondary = capacity
-                .max_pods
-                .checked_div(capacity.per_eni)
-                .unwrap_or_default();
+            let secondary = capacity.secondary_enis();
             // The pool makes room for pods that are scheduled, down to its last ENI; until it has, they wait.
             let room = asked.min(whole_eni_capacity(secondary, 1));
             (

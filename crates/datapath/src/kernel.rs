@@ -25,7 +25,7 @@ use crate::observed::{Link, MAIN_TABLE, Observed};
 use crate::op::{Op, Place, RuleSpec};
 use crate::plan::{self, Drift, Orphans};
 use crate::watch::{Change, Watch};
-use crate::{forward, host, whole};
+use crate::{forward, host, moved};
 
 /// Observations that may run beside each other.
 const READERS: usize = 2;
@@ -439,7 +439,7 @@ fn node_keys(pod: &PodDesired) -> impl Iterator<Item = String> + use<> {
     link_keys(&pod.host_link, pod.v6.is_some())
 }
 
-pub(crate) fn link_keys(host_link: &str, v6: bool) -> impl Iterator<Item = String> + use<> {
+fn link_keys(host_link: &str, v6: bool) -> impl Iterator<Item = String> + use<> {
     plan::node_link_settings(host_link, v6)
         .into_iter()
         .map(|(key, _)| key)
@@ -543,7 +543,7 @@ fn repair(
         }
     }
     for pod in wholes {
-        match whole::complete(kernel, pod) {
+        match moved::complete(kernel, pod) {
             Ok(done) => report.done.extend(done),
             Err(DatapathError::NetnsGone { .. } | DatapathError::NotANetns { .. }) => {
                 report.gone.push(pod.attachment.clone());

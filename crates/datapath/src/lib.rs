@@ -13,6 +13,7 @@ pub mod error;
 pub mod forward;
 pub mod host;
 pub mod kernel;
+mod moved;
 pub mod names;
 pub mod namespace;
 pub mod netlink;

@@ -3,19 +3,17 @@
 //! A link that is in a namespace when that goes away is moved by the kernel to the node by itself, under a name of the
 //! kernel's choice; it is found by its hardware address wherever it is.
 
-use std::path::Path;
-
 use types::address::MacAddr;
 
 use crate::desired::{PodState, PodTeardown, TornDown, WholeDesired, WholeTeardown, node_side};
 use crate::error::DatapathError;
 use crate::forward::masquerade;
-use crate::kernel::{Datapath, link_keys, teardown};
+use crate::kernel::{Datapath, teardown};
+use crate::moved::{complete, observe, take_back};
 use crate::names::{self, VethEnd};
 use crate::namespace::Namespace;
-use crate::netlink::executor::Executor;
 use crate::observed::{Link, Observed};
-use crate::op::{Op, Place};
+use crate::op::Place;
 use crate::plan::{self, Drift};
 
 /// Names of the steps of [`Datapath::setup_whole`] after which a [`crate::netlink::executor::StepHook`] is called.
@@ -104,40 +102,4 @@ impl Datapath {
         })
         .await
     }
-}
-
-fn take_back(kernel: &mut Executor, netns: &Path, mac: MacAddr) -> Result<(), DatapathError> {
-    kernel.enter_pod(Namespace::open(netns)?)?;
-    let inside = kernel.observe(Place::Pod, [])?;
-    let ops = plan::whole::removal(mac, &inside);
-    kernel.run(&ops)
-}
-
-/// Brings node and pod to what `pod` wants. Returns what was changed, in words.
-pub(crate) fn complete(
-    kernel: &mut Executor,
-    pod: &WholeDesired,
-) -> Result<Vec<String>, DatapathError> {
-    kernel.enter_pod(Namespace::open(&pod.netns)?)?;
-    for (key, value) in plan::whole::settings(pod) {
-        kernel.ensure_setting(Place::Pod, &key, value)?;
-    }
-    let (node, inside) = observe(kernel, pod)?;
-    let ops = plan::whole::complete(pod, &node, &inside)?;
-    kernel.run(&ops)?;
-    let mut done: Vec<String> = ops.iter().map(Op::to_string).collect();
-    kernel.go(Place::Node)?;
-    done.extend(masquerade::add(&pod.host_link, pod.v6.is_some())?);
-    Ok(done)
-}
-
-fn observe(
-    kernel: &mut Executor,
-    pod: &WholeDesired,
-) -> Result<(Observed, Observed), DatapathError> {
-    let settings = plan::whole::settings(pod);
-    let inside = kernel.observe(Place::Pod, settings.into_iter().map(|(key, _)| key))?;
-    let keys = link_keys(&pod.host_link, pod.v6.is_some());
-    let node = kernel.observe(Place::Node, keys)?;
-    Ok((node, inside))
 }

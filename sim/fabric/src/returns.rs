@@ -11,22 +11,19 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::FabricError;
-use crate::vpc::FabricRef;
 
-/// Starts to listen to the router's links; the future brings back what vanishes until `cancel` or the fabric's end.
+/// Starts to listen to the links of the router, which is entered by `entry`; the future calls `bring_back` with the
+/// router's end of each that vanishes, until `cancel`.
 ///
 /// # Errors
 /// [`FabricError::Missing`] without `ip`.
 pub(crate) fn follow(
-    fabric: FabricRef,
+    entry: &[String],
     cancel: CancellationToken,
+    bring_back: impl Fn(String) -> BoxFuture<'static, ()> + Send + Sync + 'static,
 ) -> Result<BoxFuture<'static, ()>, FabricError> {
     let program = "ip";
     let missing = |source| FabricError::Missing { program, source };
-    let entry = fabric
-        .upgrade()
-        .map(|fabric| fabric.vpc().entry())
-        .ok_or(FabricError::Stopped)?;
     let (first, rest) = entry.split_first().ok_or(FabricError::Stopped)?;
     let mut child = Command::new(first)
         .args(rest)
@@ -52,12 +49,8 @@ pub(crate) fn follow(
                 }
                 break;
             };
-            let (Some(outer), Some(fabric)) = (vanished(&line), fabric.upgrade()) else {
-                continue;
-            };
-            if let Err(error) = fabric.bring_back(outer).await {
-                // The instance itself may be gone, or the run about to end.
-                tracing::warn!(outer, %error, "a link that vanished did not come back");
+            if let Some(outer) = vanished(&line) {
+                bring_back(outer.to_owned()).await;
             }
         }
         drop(child.kill().await);

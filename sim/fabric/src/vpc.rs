@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ecs_sim::plane::{DataPlane, PlaneError, Port};
+use futures::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -120,7 +121,20 @@ impl Fabric {
             }),
         };
         fabric.set_up_router(config.source_check).await?;
-        let returns = returns::follow(fabric.downgrade(), fabric.inner.cancel.clone())?;
+        let weak = Arc::downgrade(&fabric.inner);
+        let bring_back = move |outer: String| {
+            let inner = weak.upgrade();
+            async move {
+                let Some(inner) = inner else { return };
+                if let Err(error) = Self::bring_back(&Self { inner }, &outer).await {
+                    // The instance itself may be gone, or the run about to end.
+                    tracing::warn!(outer, %error, "a link that vanished did not come back");
+                }
+            }
+            .boxed()
+        };
+        let cancel = fabric.inner.cancel.clone();
+        let returns = returns::follow(&fabric.inner.vpc.entry(), cancel, bring_back)?;
         fabric.inner.tasks.spawn(returns);
         Ok(fabric)
     }
@@ -251,14 +265,9 @@ impl Fabric {
         Ok(state)
     }
 
-    /// A reference that does not keep the run alive.
-    pub(crate) fn downgrade(&self) -> FabricRef {
-        FabricRef(Arc::downgrade(&self.inner))
-    }
-
     /// A plugged ENI has lost its link with the namespace that it was moved to. On a real machine the device goes back
     /// to the instance then; here it is made anew.
-    pub(crate) async fn bring_back(&self, outer: &str) -> Result<(), FabricError> {
+    async fn bring_back(&self, outer: &str) -> Result<(), FabricError> {
         let mut state = self.state().await?;
         let found = state.ports.values().find(|known| known.outer == outer);
         let Some(port) = found.map(|known| known.port.clone()) else {
@@ -356,16 +365,6 @@ impl Fabric {
         shell::nft(vpc, &change).await?;
         // Takes the peer, the routes and the neighbour along.
         shell::ip_batch_lenient(vpc, &format!("link del {}\n", known.outer)).await
-    }
-}
-
-/// See [`Fabric::downgrade`].
-#[derive(Debug, Clone)]
-pub(crate) struct FabricRef(Weak<Inner>);
-
-impl FabricRef {
-    pub(crate) fn upgrade(&self) -> Option<Fabric> {
-        self.0.upgrade().map(|inner| Fabric { inner })
     }
 }
 
