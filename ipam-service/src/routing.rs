@@ -3,7 +3,7 @@
 //! The vSwitches of the node's zone come in the order of the policy; the shards of one vSwitch in the order of the
 //! node's hash, so that nodes spread over them and a node stays with its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipam_core::route::{Candidate, preference, shards_for_node};
@@ -175,9 +175,4 @@ impl Router {
             .map(|owned| owned.handle.view().shard.counts(Family::V4).free)
             .fold(0, u32::saturating_add)
     }
-}
-
-/// All vSwitches of a configuration, each once.
-pub fn all_vswitches(vswitches: &BTreeMap<ZoneId, Vec<VSwitchId>>) -> BTreeSet<VSwitchId> {
-    vswitches.values().flatten().cloned().collect()
 }

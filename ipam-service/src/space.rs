@@ -23,7 +23,11 @@ use crate::cloud::{Cloud, CloudError, CloudVSwitch};
 use crate::config::{Config, Timing, VSwitchMode};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
-use crate::routing::all_vswitches;
+
+/// All vSwitches of a configuration, each once.
+fn all_vswitches(vswitches: &BTreeMap<ZoneId, Vec<VSwitchId>>) -> BTreeSet<VSwitchId> {
+    vswitches.values().flatten().cloned().collect()
+}
 
 /// A configured vSwitch that can not be used.
 #[derive(Debug, Clone)]
