@@ -57,11 +57,11 @@ impl PhaseWatch {
         let known = self.0.wait_for(|seen| *seen != Seen::Unknown);
         // Nobody leaves because nobody answers.
         drop(tokio::time::timeout(FIRST_WAIT, known).await);
-        self.now()
+        self.after(Phase::Serve)
     }
 
-    fn now(&self) -> Phase {
-        Phase::of(&self.0.borrow())
+    fn after(&self, before: Phase) -> Phase {
+        before.after(&self.0.borrow())
     }
 }
 
@@ -91,13 +91,19 @@ impl Departure {
         let mut every = tokio::time::interval(LOOK);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut empty = 0_u32;
+        let mut phase = if self.left {
+            Phase::Leave
+        } else {
+            Phase::Serve
+        };
         loop {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
                 _ = every.tick() => {}
             }
-            let leaving = self.phase.now() == Phase::Leave;
+            phase = self.phase.after(phase);
+            let leaving = phase == Phase::Leave;
             let pods = self.pods();
             empty = if pods.is_empty() {
                 empty.saturating_add(1)

@@ -76,6 +76,16 @@ impl Phase {
             Some(_) | None => Self::Serve,
         }
     }
+
+    /// What holds from now on. When the ConfigMap is gone, so is the release, which takes nothing back: who was to
+    /// leave does not serve again.
+    #[must_use]
+    pub fn after(self, seen: &Seen) -> Self {
+        match seen {
+            Seen::Unknown | Seen::Absent => self,
+            Seen::There(_) => Self::of(seen),
+        }
+    }
 }
 
 /// Follows one object of a folder.
@@ -186,6 +196,8 @@ impl Picture {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::json;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_mins(1);
@@ -238,5 +250,16 @@ mod tests {
 
         assert_eq!(before, Seen::Unknown);
         assert_eq!(*seen.borrow(), Seen::Absent);
+    }
+
+    #[test]
+    fn phase_that_is_deleted_stays_what_it_was() {
+        let there = |phase: &str| Seen::There(Arc::new(json!({"data": {"phase": phase}})));
+        let leaving = Phase::default().after(&there("leave"));
+
+        assert_eq!(leaving, Phase::Leave);
+        assert_eq!(leaving.after(&Seen::Absent), Phase::Leave);
+        assert_eq!(leaving.after(&there("serve")), Phase::Serve);
+        assert_eq!(Phase::Serve.after(&Seen::Absent), Phase::Serve);
     }
 }

@@ -109,7 +109,8 @@ async fn follow_phase(
     tasks.spawn("phase source", source.run(tasks.stopping()));
     tasks.spawn("phase", async move {
         loop {
-            let now = Phase::of(&seen.borrow_and_update());
+            let before = *tell.borrow();
+            let now = before.after(&seen.borrow_and_update());
             if tell.send_if_modified(|old| std::mem::replace(old, now) != now) {
                 tracing::info!(phase = ?now, "phase of the installation");
             }
