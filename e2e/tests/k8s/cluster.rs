@@ -6,8 +6,9 @@ use sandbox::k8s::bed::Bed;
 use sandbox::k8s::check;
 use sandbox::k8s::matrix::names;
 use sandbox::k8s::release;
-use sandbox::k8s::workload::{everything, namespace};
+use sandbox::k8s::workload::{self, everything, namespace};
 use sandbox::report::Report;
+use serde_json::json;
 
 use crate::Story;
 use crate::library::{self, HOME, all_reach, consistent, reach};
@@ -19,6 +20,9 @@ pub(crate) fn first() -> Vec<Story> {
     vec![
         ("chart_is_installed_and_nodes_become_ready", |bed| {
             install(bed).boxed_local()
+        }),
+        ("whole_enis_go_to_pods_as_many_as_nodes_offer", |bed| {
+            whole(bed).boxed_local()
         }),
         (
             "workloads_of_every_kind_run_with_addresses_of_the_vpc",
@@ -44,7 +48,19 @@ pub(crate) fn last() -> Vec<Story> {
 }
 
 async fn install(bed: &Bed) -> Result<()> {
-    bed.install(&release::values(bed)).await
+    let mut values = release::values(bed);
+    // Nobody waits a minute here until a deleted Node is taken for deleted.
+    let control = json!({"set": ["nodes.gone_after_ms=5000"]});
+    workload::set(&mut values, "", "controlplane", control);
+    bed.install(&values).await
+}
+
+async fn whole(bed: &Bed) -> Result<()> {
+    let mut report = Report::new(std::io::stdout());
+    check::whole_enis(bed, &mut report).await?;
+    ensure!(report.holds(), "see above");
+    check::delete(bed, &["whole"]).await?;
+    consistent(bed).await
 }
 
 async fn run(bed: &Bed) -> Result<()> {

@@ -7,12 +7,15 @@ use futures::FutureExt as _;
 use sandbox::k8s::bed::{Bed, text};
 use sandbox::k8s::node::NodePart;
 use serde_json::Value;
+use types::cloud::{EniId, InstanceId};
 
 use crate::Story;
 use crate::library::{HOME, LIMIT, all_reach, consistent, new_pod_works};
 
 /// How long the API server may take to see that a node has gone or come.
-const SEEN: Duration = Duration::from_secs(120);
+const SEEN: Duration = Duration::from_mins(2);
+/// How long nothing must happen.
+const QUIET: Duration = Duration::from_secs(10);
 
 pub(crate) fn stories() -> Vec<Story> {
     vec![
@@ -22,6 +25,10 @@ pub(crate) fn stories() -> Vec<Story> {
         (
             "node_object_that_is_deleted_keeps_its_enis_while_the_instance_lives",
             |bed| forgotten(bed).boxed_local(),
+        ),
+        (
+            "instance_that_is_gone_gives_its_enis_back_when_its_node_is_deleted_and_not_before",
+            |bed| gone(bed).boxed_local(),
         ),
     ]
 }
@@ -120,12 +127,58 @@ async fn forgotten(bed: &mut Bed) -> Result<()> {
     node.start_part(NodePart::Kubelet).await?;
     bed.kube()
         .until(LIMIT, async |kube| {
-            Ok(kube.run(&["get", "node", name]).await.map(drop)?)
+            kube.run(&["get", "node", name]).await.map(drop)
         })
         .await?;
     bed.nodes_ready().await?;
     settled(bed).await?;
     new_pod_works(bed, name, "after-return").await?;
     all_reach(bed).await?;
+    consistent(bed).await
+}
+
+/// ENIs of pods on an instance.
+fn enis_of_pods(bed: &Bed, instance: &InstanceId) -> Vec<EniId> {
+    let dump = bed.cloud().dump();
+    let of = dump.instances.into_iter().find(|i| i.id == *instance);
+    of.map(|i| i.enis.into_iter().skip(1).collect())
+        .unwrap_or_default()
+}
+
+async fn gone(bed: &mut Bed) -> Result<()> {
+    let name = "node-3";
+    let instance = bed.node(name)?.plan().instance.clone();
+    let enis = enis_of_pods(bed, &instance);
+    ensure!(!enis.is_empty(), "the node had no ENIs for pods");
+    let node = bed.nodes.iter_mut().find(|node| node.plan().name == name);
+    node.context("no such node")?.switch_off().await?;
+    bed.cloud().release_instance(&instance).await?;
+    let held = |bed: &Bed| {
+        let dump = bed.cloud().dump();
+        dump.enis
+            .iter()
+            .filter(|eni| enis.contains(&eni.id))
+            .count()
+    };
+    let left = held(bed);
+    // Long enough for a controller that does not ask whether the Node object lives.
+    tokio::time::sleep(QUIET).await;
+    ensure!(
+        held(bed) == left,
+        "ENIs were given back while the Node object lives"
+    );
+    bed.kube().run(&["delete", "node", name]).await?;
+    // Its pods want a node each.
+    let fewer = ["scale", "deployment/mapped", "--replicas=2", "-n", HOME];
+    bed.kube().run(&fewer).await?;
+    bed.kube()
+        .until(SEEN, async |_| {
+            let held = held(bed);
+            ensure!(held == 0, "{held} of {} ENIs are there", enis.len());
+            Ok(())
+        })
+        .await?;
+    // What ran there runs elsewhere.
+    settled(bed).await?;
     consistent(bed).await
 }

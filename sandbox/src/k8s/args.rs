@@ -59,6 +59,10 @@ impl DirArgs {
 
 /// What to start.
 #[derive(Debug, Clone, Parser)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a command line has as many switches as it has"
+)]
 pub struct UpArgs {
     /// Where.
     #[command(flatten)]

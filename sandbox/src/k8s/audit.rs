@@ -22,7 +22,7 @@ impl Bed {
     /// When something can not be looked at.
     pub async fn left_by_release(&self) -> anyhow::Result<Vec<String>> {
         let mut left = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.machine().is_ok()) {
             let name = &node.plan().name;
             left.extend(
                 left_on(node)

@@ -19,6 +19,10 @@ use crate::report::Report;
 pub const EVERYTHING: &str = "bed";
 /// Namespace of the pods that are timed.
 const TIMED: &str = "timed";
+/// Namespace of pods with an ENI of their own.
+const WHOLE: &str = "whole";
+/// Their resource.
+const RESOURCE: &str = "aliyun/eni";
 /// Namespace of the story of a policy.
 const POLICY: &str = "policy";
 /// Pods of the Deployment, so that at least sixty run with addresses.
@@ -28,7 +32,7 @@ const WAVE: usize = 60;
 /// Waves of each plug-in; the first one of each warms the machine.
 const ROUNDS: (usize, usize) = (2, 6);
 /// How long workloads may take to run.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 /// How long a policy may take to hold.
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of details that are shown.
@@ -42,6 +46,8 @@ pub async fn check<W: Write>(bed: &Bed, long: bool, report: &mut Report<W>) -> a
     report.step("helm install");
     bed.install(&release::values(bed)).await?;
     report.check(true, "the chart is installed, all its pods are Ready, all nodes are Ready, CoreDNS has addresses");
+    whole_enis(bed, report).await?;
+    delete(bed, &[WHOLE]).await?;
     run_everything(bed, report).await?;
     reach(bed, report).await?;
     policy(bed, report).await?;
@@ -195,6 +201,84 @@ pub async fn reach<W: Write>(bed: &Bed, report: &mut Report<W>) -> anyhow::Resul
         &format!("{reached} connections by name; {} failed", failed.len()),
     );
     report.details(&failed, DETAILS);
+    Ok(())
+}
+
+/// As many pods with an ENI of their own as nodes offer, and one more, which must wait.
+///
+/// # Errors
+/// When they do not run.
+pub async fn whole_enis<W: Write>(bed: &Bed, report: &mut Report<W>) -> anyhow::Result<()> {
+    report.step("pods with an ENI of their own");
+    let kube = bed.kube();
+    let offered = kube
+        .until(POLICY_LIMIT, async |kube| {
+            let nodes = kube.list(&["nodes"]).await?;
+            let of = |node: &Value| {
+                text(node, "/status/allocatable/aliyun~1eni")
+                    .parse::<usize>()
+                    .ok()
+            };
+            let offered: usize = nodes.iter().filter_map(of).sum();
+            ensure!(offered > 0, "no node offers {RESOURCE}");
+            Ok(offered)
+        })
+        .await?;
+    kube.apply(&[namespace(WHOLE)]).await?;
+    let mut spec = serving(PORT);
+    let limits = json!({"limits": {RESOURCE: "1"}});
+    workload::set(&mut spec, "/containers/0", "resources", limits);
+    let deployment = workload::workload(
+        "Deployment",
+        WHOLE,
+        Some(u32::try_from(offered + 1)?),
+        &spec,
+    );
+    kube.apply(&in_namespace(vec![deployment], WHOLE)).await?;
+    let pods = kube
+        .until(LIMIT, async |_| {
+            let pods = bed.pods(WHOLE).await?;
+            ensure!(
+                pods.len() == offered,
+                "{} of {offered} pods run",
+                pods.len()
+            );
+            Ok(pods)
+        })
+        .await?;
+    let pending = kube
+        .list(&[
+            "pods",
+            "-n",
+            WHOLE,
+            "--field-selector",
+            "status.phase=Pending",
+        ])
+        .await?;
+    let why: Vec<&str> = pending
+        .iter()
+        .map(|pod| text(pod, "/status/conditions/0/message"))
+        .collect();
+    report.check(
+        why.len() == 1 && why.iter().all(|why| why.contains(RESOURCE)),
+        &format!("{offered} pods run, as many as nodes offer; one more waits for {RESOURCE}"),
+    );
+    let strangers = strangers(bed, &pods.iter().collect::<Vec<_>>());
+    report.check(
+        strangers.is_empty(),
+        "each has an address of an ENI of its node's instance",
+    );
+    report.details(&strangers, DETAILS);
+    let matrix = bed.matrix(&pods, &[]).await?;
+    report.check(
+        matrix.failed.is_empty() && matrix.reached > 0,
+        &format!(
+            "{} connections between them; {} failed",
+            matrix.reached,
+            matrix.failed.len()
+        ),
+    );
+    report.details(&matrix.failed, DETAILS);
     Ok(())
 }
 

@@ -20,7 +20,7 @@ pub const SERVICES: &str = "172.16.0.0/16";
 /// The first address of it, which is the API server's.
 const API_SERVICE: &str = "172.16.0.1";
 /// How long the API server may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// A part of the control plane, in the order of starting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 /// How long one command may take that does not wait by itself.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(300);
 

@@ -13,7 +13,7 @@ use crate::k8s::bed::{Bed, name_of, text};
 use crate::k8s::workload::{HOST_PORT, MAPPED_PORT, NODE_PORT, PORT};
 
 /// How long one pod may take for all that it tries.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// Pods that try at a time.
 const AT_ONCE: usize = 6;
 /// Longest answer, bytes.

@@ -31,7 +31,7 @@ pub const CNI_CONF: &str = "/etc/cni/net.d";
 /// Debian's plug-ins.
 const PLUGINS: &str = "/usr/lib/cni";
 /// How long containerd may take to answer, and one image to be imported.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// Files of the machine's /etc that programs want to see.
@@ -414,24 +414,26 @@ async fn forget_network(network: &Namespace) -> anyhow::Result<()> {
     shell::nft(network, "flush ruleset\n").await?;
     let text = shell::ip_json(network, &["link", "show"]).await?;
     let links: Vec<serde_json::Value> = serde_json::from_str(&text)?;
-    let mut script = String::new();
+    let mut steps = Vec::new();
     for link in &links {
         let name = link.get("ifname").and_then(serde_json::Value::as_str);
         match name {
             Some("lo" | "eth0") | None => {}
             Some(hardware) if hardware.starts_with("eth") => {
-                script.push_str(&format!(
-                    "link set {hardware} down\naddr flush dev {hardware}\n"
-                ));
+                steps.push(format!("link set {hardware} down"));
+                steps.push(format!("addr flush dev {hardware}"));
             }
-            Some(other) => script.push_str(&format!("link del {other}\n")),
+            Some(other) => steps.push(format!("link del {other}")),
         }
     }
     for family in ["-4", "-6"] {
-        script.push_str(&format!("{family} rule flush\n"));
-        script.push_str(&format!("{family} rule add pref 0 lookup local\n"));
-        script.push_str(&format!("{family} rule add pref 32766 lookup main\n"));
+        steps.push(format!("{family} rule flush"));
+        steps.push(format!("{family} rule add pref 0 lookup local"));
+        steps.push(format!("{family} rule add pref 32766 lookup main"));
     }
+    // As the kernel has it at a boot.
+    steps.push("-4 rule add pref 32767 lookup default\n".to_owned());
+    let script = steps.join("\n");
     shell::ip_batch_lenient(network, &script).await?;
     Ok(())
 }

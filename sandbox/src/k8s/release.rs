@@ -25,7 +25,7 @@ const SECRET: &str = "alibaba-addon-secret";
 /// How long Helm may wait for what it installs.
 const WAIT: &str = "180s";
 /// How long Helm itself may take.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// The values for the test bed; a story may change them.
 pub fn values(bed: &Bed) -> Value {

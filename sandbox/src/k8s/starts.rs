@@ -19,7 +19,7 @@ use crate::percentile::Durations;
 use crate::probe;
 
 /// How long a wave of pods may take to run, and to be gone.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -130,6 +130,7 @@ pub struct PluginTime {
 
 impl PluginTime {
     /// What came in between.
+    #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
             calls: self.calls - before.calls,
@@ -256,7 +257,7 @@ mod tests {
         note(&mut seen, "a|node-1|Pending|");
         note(&mut seen, "a|node-1|Running|10.1.0.3");
 
-        let times = seen["a"];
+        let times = &seen["a"];
         assert!(times.scheduled.unwrap() <= times.running.unwrap());
     }
 }

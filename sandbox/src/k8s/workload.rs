@@ -84,7 +84,7 @@ pub fn pod(name: &str, labels: &Value, spec: &Value) -> Value {
 }
 
 /// A Service of the pods of a workload.
-fn service(name: &str, spec: Value) -> Value {
+fn service(name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -112,7 +112,7 @@ pub fn everything(web: u32, nodes: u32) -> Vec<Value> {
         workload("Deployment", "web", Some(web), &serving(PORT)),
         service(
             "web",
-            json!({
+            &json!({
                 "type": "NodePort",
                 "ports": [
                     {"name": "tcp", "port": PORT, "nodePort": NODE_PORT},
@@ -124,7 +124,7 @@ pub fn everything(web: u32, nodes: u32) -> Vec<Value> {
         stateful(),
         service(
             "db",
-            json!({"clusterIP": "None", "ports": [{"port": PORT}]}),
+            &json!({"clusterIP": "None", "ports": [{"port": PORT}]}),
         ),
         workload("DaemonSet", "each", None, &serving(PORT)),
     ];
