@@ -389,16 +389,17 @@ impl Peer {
     }
 
     fn subject(local: u32, round: u32) -> String {
-        let mut all = format!("add chain inet peer p{local}_{round}\n");
-        for n in (0..BURST).filter(|n| n % LOCAL == local) {
-            all.push_str(&format!(
-                "add rule inet peer p{local}_{round} jump r{n}_{round}\n"
-            ));
-        }
-        all.push_str(&format!(
-            "add rule inet peer p{local}_{round} drop\nadd element inet peer to {{ v{local} : goto p{local}_{round} }}\n"
-        ));
-        all
+        let jumps: String = (0..BURST)
+            .filter(|n| n % LOCAL == local)
+            .map(|n| Self::jump(local, n, round))
+            .collect();
+        format!(
+            "add chain inet peer p{local}_{round}\n{jumps}add rule inet peer p{local}_{round} drop\nadd element inet peer to {{ v{local} : goto p{local}_{round} }}\n"
+        )
+    }
+
+    fn jump(local: u32, n: u32, round: u32) -> String {
+        format!("add rule inet peer p{local}_{round} jump r{n}_{round}\n")
     }
 }
 
