@@ -21,7 +21,7 @@ use crate::chart::helm::Helm;
 use crate::step::{root, say};
 
 /// Options of `cargo xtask chart`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Write the goldens anew; look at the difference before you commit it.
     #[arg(long)]

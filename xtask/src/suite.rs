@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{cargo, run as run_step, say};
-use crate::{checklist, k8s, layers, machine, up};
+use crate::{chart, checklist, k8s, layers, machine, up};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             "a real Kubernetes ({} s)",
             start.elapsed().as_secs()
         ));
-        k8s::prepare_for_tests()?;
+        if k8s::prepare_for_tests()?.is_some() {
+            say(&format!("chart ({} s)", start.elapsed().as_secs()));
+            match chart_holds() {
+                Ok(()) => counts.passed += 1,
+                Err(error) => {
+                    counts.failed += 1;
+                    say(&format!("chart failed: {error:#}"));
+                }
+            }
+        } else {
+            say("chart: skipped, for there is no helm and no go to build it with");
+            counts.skipped += 1;
+        }
     }
     say(&format!("tests ({} s)", start.elapsed().as_secs()));
     counts.add(tests(args)?);
@@ -97,6 +109,13 @@ fn layers_hold() -> Result<()> {
 
 fn checklist_holds() -> Result<()> {
     if checklist::run()? != ExitCode::SUCCESS {
+        bail!("see above");
+    }
+    Ok(())
+}
+
+fn chart_holds() -> Result<()> {
+    if chart::run(&chart::Args::default())? != ExitCode::SUCCESS {
         bail!("see above");
     }
     Ok(())
