@@ -24,7 +24,7 @@ const IDLE: &[&str] = &["gateway", "ipam", "etcd"];
 /// Containers with capabilities, and which.
 const CAPABLE: &[(&str, &[&str])] = &[
     ("node-agent", &["NET_ADMIN", "SYS_ADMIN"]),
-    ("policy-agent", &["NET_ADMIN"]),
+    ("policy-agent", &["NET_ADMIN", "SYS_ADMIN"]),
     ("remove-policy", &["NET_ADMIN"]),
 ];
 
