@@ -35,6 +35,8 @@ const ROUNDS: (usize, usize) = (2, 6);
 const LIMIT: Duration = Duration::from_mins(3);
 /// How long a policy may take to hold.
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
+/// How long an offer must stand.
+const STEADY: Duration = Duration::from_secs(15);
 /// Lines of details that are shown.
 const DETAILS: usize = 12;
 
@@ -211,30 +213,17 @@ pub async fn reach<W: Write>(bed: &Bed, report: &mut Report<W>) -> anyhow::Resul
 pub async fn whole_enis<W: Write>(bed: &Bed, report: &mut Report<W>) -> anyhow::Result<()> {
     report.step("pods with an ENI of their own");
     let kube = bed.kube();
-    let offered = kube
-        .until(POLICY_LIMIT, async |kube| {
-            let nodes = kube.list(&["nodes"]).await?;
-            let of = |node: &Value| {
-                text(node, "/status/allocatable/aliyun~1eni")
-                    .parse::<usize>()
-                    .ok()
-            };
-            let offered: usize = nodes.iter().filter_map(of).sum();
-            ensure!(offered > 0, "no node offers {RESOURCE}");
-            Ok(offered)
-        })
-        .await?;
+    let offered = steady_offer(bed).await?;
     kube.apply(&[namespace(WHOLE)]).await?;
     let mut spec = serving(PORT);
     let limits = json!({"limits": {RESOURCE: "1"}});
     workload::set(&mut spec, "/containers/0", "resources", limits);
-    let deployment = workload::workload(
-        "Deployment",
-        WHOLE,
-        Some(u32::try_from(offered + 1)?),
-        &spec,
-    );
-    kube.apply(&in_namespace(vec![deployment], WHOLE)).await?;
+    // Single pods: what is not admitted while the offer changes would be made anew for ever by a workload.
+    let names = (0..=offered).map(|n| format!("whole-{n}"));
+    let pods: Vec<Value> = names
+        .map(|name| workload::pod(&name, &json!({"app": WHOLE}), &spec))
+        .collect();
+    kube.apply(&in_namespace(pods, WHOLE)).await?;
     let pods = kube
         .until(LIMIT, async |_| {
             let pods = bed.pods(WHOLE).await?;
@@ -280,6 +269,31 @@ pub async fn whole_enis<W: Write>(bed: &Bed, report: &mut Report<W>) -> anyhow::
     );
     report.details(&matrix.failed, DETAILS);
     Ok(())
+}
+
+/// What all nodes offer to pods, once it has stood for a while: kubelet tells changes every ten seconds.
+async fn steady_offer(bed: &Bed) -> anyhow::Result<usize> {
+    let offer = async || -> anyhow::Result<usize> {
+        let nodes = bed.kube().list(&["nodes"]).await?;
+        let of = |node: &Value| {
+            let told = text(node, "/status/allocatable/aliyun~1eni");
+            told.parse::<usize>().ok()
+        };
+        Ok(nodes.iter().filter_map(of).sum())
+    };
+    let end = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let before = offer().await?;
+        tokio::time::sleep(STEADY).await;
+        let offered = offer().await?;
+        if offered > 0 && offered == before {
+            return Ok(offered);
+        }
+        ensure!(
+            tokio::time::Instant::now() < end,
+            "{offered} {RESOURCE} are offered, {before} were before"
+        );
+    }
 }
 
 /// A policy that lets one in and keeps another out.
