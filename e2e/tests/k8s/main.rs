@@ -5,6 +5,7 @@
 
 mod cluster;
 mod failures;
+mod goldens;
 mod library;
 mod nodes;
 mod upgrade;
@@ -28,7 +29,8 @@ pub(crate) type Story = (
 
 /// All of them, in order.
 fn stories() -> Vec<Story> {
-    let mut all = cluster::first();
+    let mut all = goldens::stories();
+    all.extend(cluster::first());
     all.extend(failures::stories());
     all.extend(upgrade::stories());
     all.extend(nodes::stories());
