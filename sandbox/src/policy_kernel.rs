@@ -9,8 +9,13 @@ use serde_json::Value;
 
 /// The table of policy.
 pub const TABLE: &str = "terway_policy";
-/// What all tables of policy begin with.
-const OURS: &str = "terway_";
+/// Beginnings of the names of tables of policy: rules, anti-spoof, traces, what the kernel was tried with.
+const OURS: &[&str] = &[
+    "terway_policy",
+    "terway_spoof",
+    "terway_trace",
+    "terway_probe",
+];
 
 /// Runs `nft` with these words in a namespace; what it printed.
 ///
@@ -30,7 +35,7 @@ pub async fn nft(namespace: &Namespace, words: &[&str]) -> anyhow::Result<String
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Names of our tables in a namespace.
+/// Names of the tables of policy in a namespace; node-agent has tables of its own.
 ///
 /// # Errors
 /// As [`nft`].
@@ -40,7 +45,7 @@ pub async fn tables(namespace: &Namespace) -> anyhow::Result<Vec<String>> {
     let listed = listed.get("nftables").and_then(Value::as_array);
     let names = listed.into_iter().flatten();
     let names = names.filter_map(|object| object.pointer("/table/name")?.as_str());
-    let ours = names.filter(|name| name.starts_with(OURS));
+    let ours = names.filter(|name| OURS.iter().any(|ours| name.starts_with(ours)));
     Ok(ours.map(ToOwned::to_owned).collect())
 }
 
